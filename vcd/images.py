@@ -1,0 +1,59 @@
+"""Pixels: [-1, 1] everywhere inside, uint8 at both ends, and one function each way."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+BLACK = -1.0  # the value of a black pixel
+
+
+def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """uint8 0..255 to float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1.0
+
+
+def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """[-1, 1] to uint8: clamp, then round to the nearest of the 256 values; files and metrics share it."""
+    return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+
+
+def grid(images: UInt8[Tensor, "n c h w"], columns: int | None = None, pad: int = 2, scale: int | None = None):
+    """Tile images, row by row, into one PIL image; small ones are enlarged by a whole factor, exactly.
+
+    `columns` defaults to the square root of n; `scale` to what brings an image to about 64 pixels.
+    """
+    from PIL import Image
+
+    n, c, h, w = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    scale = scale or max(1, 64 // max(h, w))
+    rows = math.ceil(n / columns)
+    if c == 1:
+        images = images.expand(n, 3, h, w)
+    big = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    H, W = h * scale + pad, w * scale + pad
+    sheet = torch.full((3, rows * H + pad, columns * W + pad), 255, dtype=torch.uint8)
+    for i, image in enumerate(big):
+        y, x = divmod(i, columns)
+        sheet[:, y * H + pad : (y + 1) * H, x * W + pad : (x + 1) * W] = image
+    return Image.fromarray(sheet.permute(1, 2, 0).numpy())
+
+
+def write_png(path: Path, images: UInt8[Tensor, "n c h w"], columns: int | None = None) -> Path:
+    """Write a grid of images to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid(images, columns).save(path)
+    return path
+
+
+def write_gif(path: Path, frames: Sequence[UInt8[Tensor, "n c h w"]], columns: int | None = None) -> Path:
+    """Write a looping animation, one grid a frame; the last frame is held for two seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheets = [grid(frame, columns) for frame in frames]
+    durations = [300] * (len(sheets) - 1) + [2000]
+    sheets[0].save(path, save_all=True, append_images=sheets[1:], duration=durations, loop=0)
+    return path
