@@ -1,0 +1,81 @@
+"""last.ckpt: saved every so often and at the end, with all that an exact resume needs."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as L
+import torch
+
+from vcd.checkpoints import CONFIG
+from vcd.errors import UserError
+
+
+class Checkpoint(L.Callback):
+    """Saves every `every` steps and after the last one. Place it after every callback whose state counts."""
+
+    def __init__(self, *, path: Path, every: int, config: dict[str, Any]):
+        self.path, self.every, self.config = path, every, config
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+            trainer.save_checkpoint(self.path)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
+        checkpoint[CONFIG] = self.config
+
+
+class RandomState(L.Callback):
+    """Python's, NumPy's and torch's random states travel with the checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        numpy = np.random.get_state()
+        return {
+            "python": random.getstate(),
+            "numpy": (numpy[0], torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._state = state
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        """Restored last of all, when nothing before the first batch draws any more."""
+        state = self.__dict__.pop("_state", None)
+        if state is None:
+            return
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
+        kind, keys, *rest = state["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(state["torch"].cpu())
+        if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+class StopOnNonFinite(L.Callback):
+    """A loss that is not finite stops the run; nothing saved afterwards, so last.ckpt stays finite.
+
+    The check is gathered on the device and read when metrics are logged and before every save.
+    """
+
+    def __init__(self) -> None:
+        self.finite: torch.Tensor | None = None
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, *_) -> None:
+        ok = torch.isfinite(outputs["loss"])
+        self.finite = ok if self.finite is None else self.finite & ok
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            self._check(trainer)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
+        self._check(trainer)
+
+    def _check(self, trainer) -> None:
+        if self.finite is not None and not bool(self.finite):
+            raise UserError(
+                f"the loss is no longer finite at step {trainer.global_step}; last.ckpt is from before: "
+                "try a smaller optimizer.lr, trainer.gradient_clip_val=1 or trainer.precision=32-true"
+            )

@@ -1,0 +1,53 @@
+"""Samples and sequences under fixed latents, so that their pictures can be compared over the run."""
+
+from pathlib import Path
+
+import pytorch_lightning as L
+import torch
+from pytorch_lightning.loggers import WandbLogger
+
+from vcd.images import to_uint8, write_gif, write_png
+from vcd.models.base import Diffusion
+from vcd.randomness import PerImage
+from vcd.samplers import Trajectory
+
+
+def columns(trajectory: Trajectory, n: int, most: int = 13) -> torch.Tensor:
+    """x_T .. x_0 of the first n images as rows of a grid, at no more than `most` levels: uint8 (n * levels, C, H, W)."""
+    T = len(trajectory.states) - 1
+    levels = torch.linspace(T, 0, min(T + 1, most)).round().long()
+    states = trajectory.states[levels.to(trajectory.states.device), :n].transpose(0, 1)
+    return to_uint8(states.flatten(0, 1)).cpu()
+
+
+class Pictures(L.Callback):
+    """At every validation: samples, and the sequences x_T .. x_0, from the averaged weights, as PNG and in wandb.
+
+    At the end also sequences.gif. n: samples in a grid; rows: sequences.
+    """
+
+    def __init__(self, *, folder: Path, n: int = 64, rows: int = 8, seed: int = 0):
+        self.folder, self.n, self.rows, self.seed = Path(folder), n, rows, seed
+
+    def on_validation_end(self, trainer, pl_module: Diffusion) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        model = pl_module.averaged() or pl_module
+        samples, sequences = self.draw(model, self.folder / "pictures", f"{trainer.global_step:07d}")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                images = [str(samples), str(sequences)]
+                logger.log_image("pictures", images, caption=["samples", "sequences x_T..x_0"], step=trainer.global_step)
+
+    def draw(self, model: Diffusion, folder: Path, suffix: str = "") -> tuple[Path, Path]:
+        """Write samples.png and sequences.png (with a suffix) into `folder`."""
+        training = model.training
+        trajectory = model.eval().sample(PerImage(self.seed, range(self.n), model.device))
+        model.train(training)
+        suffix = f"-{suffix}" if suffix else ""
+        samples = write_png(folder / f"samples{suffix}.png", to_uint8(trajectory.x0).cpu())
+        sheet = columns(trajectory, self.rows)
+        sequences = write_png(folder / f"sequences{suffix}.png", sheet, columns=len(sheet) // min(self.rows, self.n))
+        if not suffix:
+            write_gif(folder / "sequences.gif", [to_uint8(x[: self.n]).cpu() for x in trajectory.states.flip(0)])
+        return samples, sequences

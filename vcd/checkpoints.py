@@ -1,0 +1,74 @@
+"""Checkpoints: written atomically, made of plain types, and enough on their own to sample from."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from vcd.errors import UserError
+from vcd.models.base import Diffusion
+
+CONFIG = "vcd_config"  # where the resolved config of the run stands in a checkpoint
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """A new checkpoint takes the old one's place only when it is whole and on the disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            kept = "the previous one is kept" if path.exists() else "there is no previous one"
+            raise UserError(f"could not write the checkpoint {path} ({_reason(error)}); {kept}: free some space and "
+                            "run the same command again") from error  # fmt: skip
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
+        return read(path, map_location)
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+
+
+def read(path: str | Path, map_location: Any = None) -> dict[str, Any]:
+    """The checkpoint at `path`, its types plain; UserError when it is missing, damaged or not ours."""
+    if not Path(path).is_file():
+        raise UserError(f"ckpt={path}: there is no such file")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise UserError(f"ckpt={path} is damaged, or no checkpoint at all; take another one") from error
+    if not isinstance(checkpoint, dict) or CONFIG not in checkpoint:
+        raise UserError(f"ckpt={path} was not written by vcd.train; take the last.ckpt of a run folder")
+    return checkpoint
+
+
+def build(cfg: DictConfig) -> Diffusion:
+    """The model of a config, with its degradation built once: whoever else needs it takes `model.degradation`."""
+    model = instantiate(cfg.model, _partial_=True)
+    return model(degradation=instantiate(cfg.degradation))
+
+
+def load(path: str | Path, device: torch.device | str = "cpu", raw: bool = False) -> tuple[Diffusion, DictConfig]:
+    """The model of a checkpoint with its averaged (or raw) weights, ready to sample, and the config of its run."""
+    checkpoint = read(path, "cpu")
+    cfg = OmegaConf.create(checkpoint[CONFIG])
+    model = build(cfg)
+    state = checkpoint["current_model_state"] if raw and "current_model_state" in checkpoint else checkpoint["state_dict"]
+    model.load_state_dict(state)
+    return model.to(device).eval(), cfg

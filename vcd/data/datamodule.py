@@ -1,0 +1,123 @@
+"""Images in, degraded images out: what every variant trains on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import pytorch_lightning as L
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vcd.data.base import ImageData, Images
+from vcd.data.draws import flipped, seeded, stratified
+from vcd.data.stream import TrainStream, ValidationPairs
+from vcd.degradations.base import Degradation
+from vcd.images import to_float
+from vcd.predictions import Prediction
+
+
+@dataclass
+class Degraded:
+    """A batch: clean images, two levels s < t each, and the images at these levels. Pixels in [-1, 1], float32."""
+
+    x0: Float[Tensor, "b c h w"]
+    t: Int64[Tensor, " b"]
+    s: Int64[Tensor, " b"]
+    x_t: Float[Tensor, "b c h w"]
+    x_s: Float[Tensor, "b c h w"]
+    eps: Float[Tensor, "b c h w"] | None  # None where the degradation is deterministic
+    label: Int64[Tensor, " b"]
+
+
+class DegradationDataModule(L.LightningDataModule):
+    """Loads the images, draws the levels and degrades on the device, for every model alike.
+
+    Training is one stream of `steps` batches (see `TrainStream`); the levels, flips and eps are drawn from torch's
+    global random state. Validation has the same images, levels and randomness every time, never flipped, and leaves
+    the global random state as it was. `batch_size` and `val_batch_size` are totals over all processes;
+    `val_images` is about how many (image, level) pairs a validation has (see `ValidationPairs`).
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: ImageData,
+        degradation: Degradation,
+        prediction: Prediction,
+        batch_size: int,
+        steps: int,
+        flip: bool,
+        seed: int,
+        val_batch_size: int | None = None,
+        val_images: int = 2000,
+    ) -> None:
+        super().__init__()
+        self.dataset, self.degradation, self.prediction = dataset, degradation, prediction
+        self.batch_size, self.steps, self.flip, self.seed = batch_size, steps, flip, seed
+        self.val_batch_size, self.pairs = val_batch_size or batch_size, val_images
+
+    def prepare_data(self) -> None:
+        self.dataset.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        _ = self.train_images, self.val_images
+
+    @cached_property
+    def train_images(self) -> Images:
+        return self.dataset.load("train")
+
+    @cached_property
+    def val_images(self) -> Images:
+        return self.dataset.load("val")
+
+    def picture_batch(self, n: int) -> Float[Tensor, "n c h w"]:
+        """A fixed, class-balanced batch of validation images."""
+        return to_float(self.val_images.balanced(n))
+
+    def train_batches(self, n: int = 512) -> Iterator[Float[Tensor, "b c h w"]]:
+        """All training images once, n at a time, not flipped: for what is fitted before training."""
+        for first in range(0, len(self.train_images), n):
+            yield to_float(self.train_images.batch(range(first, min(first + n, len(self.train_images)))))
+
+    def train_dataloader(self) -> TrainStream:
+        rank, world_size = self._ranks()
+        return TrainStream(
+            self.train_images,
+            batch_size=self.batch_size,
+            steps=self.steps,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def val_dataloader(self) -> ValidationPairs:
+        rank, world_size = self._ranks()
+        return ValidationPairs(
+            self.val_images,
+            T=self.degradation.T,
+            batch_size=self.val_batch_size,
+            pairs=self.pairs,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    @torch.no_grad()
+    def on_after_batch_transfer(self, batch: dict[str, Tensor | int], dataloader_idx: int) -> Degraded:
+        """Batches of the validation loader bring their own t and seed; the others are training batches."""
+        x0 = to_float(batch["images"])
+        if "t" in batch:
+            with seeded(batch["seed"], x0.device):
+                return self._degrade(x0, batch["t"], batch["label"])
+        if self.flip:
+            x0 = flipped(x0)
+        return self._degrade(x0, stratified(len(x0), self.degradation.T, x0.device), batch["label"])
+
+    def _degrade(self, x0: Float[Tensor, "b c h w"], t: Int64[Tensor, " b"], label: Int64[Tensor, " b"]) -> Degraded:
+        s = self.prediction.level(t)
+        with torch.autocast(x0.device.type, enabled=False):
+            eps = self.degradation.draw(x0)
+            return Degraded(x0, t, s, self.degradation(x0, t, eps), self.degradation(x0, s, eps), eps, label)

@@ -1,0 +1,19 @@
+"""Fading to black."""
+
+from typing import final
+
+import torch
+
+from vcd.degradations.separable import SeparableLinear
+from vcd.schedules import Schedule
+
+
+@final
+class Fade(SeparableLinear):
+    """c_t (x0 - BLACK) + BLACK, c_t from the schedule: 1 at level 0, exactly 0 (a black image) at level T.
+
+    "Blacking" of variational cold diffusion. A_t is sqrt(c_t) times the identity.
+    """
+
+    def __init__(self, *, T: int, size: int, schedule: Schedule):
+        super().__init__(schedule.fade(T).sqrt()[:, None, None] * torch.eye(size, dtype=torch.float64))

@@ -1,0 +1,62 @@
+"""Degradations that are one small matrix product per side of the image: blur, kernel blur, pixelation and fading."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vcd.degradations.base import Degradation, Images, Levels
+from vcd.errors import UserError
+from vcd.images import BLACK
+
+Table = Float[Tensor, "levels n n"]  # (T+1, H, H)
+
+
+class SeparableLinear(Degradation):
+    """D(x0, t) = A_t (x0 - BLACK) A_t^T + BLACK, with A_t from a table.
+
+    Black is where fading ends, so it is the zero of the linear map. The constant is applied as
+    BLACK (1 - r_t r_t^T), r_t the row sums of A_t: the same thing, but exactly x0 where A_t is the identity.
+    Subclasses compute their table in float64 and hand it over.
+    """
+
+    table: Tensor  # A, (T+1, H, H), float32
+    row_sums: Tensor  # r, (T+1, H), float32
+
+    def __init__(self, table: Table):
+        super().__init__(T=len(table) - 1)
+        self.register_buffer("table", table.float())
+        self.register_buffer("row_sums", table.sum(-1).float())
+
+    def forward(self, x0: Images, t: Levels, eps: Images | None = None) -> Images:
+        """x_t in float32 (in float64 after `.double()`). UserError if the images are not as large as the table."""
+        r = self.row_sums[t]
+        return self.linear(x0, t) + BLACK * (1 - r[:, None, :, None] * r[:, None, None, :])
+
+    def linear(self, x: Images, t: Levels) -> Images:
+        """A_t x A_t^T, the part that is linear in x."""
+        n = self.table.shape[-1]
+        if x.shape[-2:] != (n, n):
+            h, w = x.shape[-2:]
+            raise UserError(f"the degradation was built for {n}x{n} images but got {h}x{w}; check dataset.size")
+        with _full_precision(x.device):
+            A = self.table[t][:, None]
+            return A @ x.to(A.dtype) @ A.mT
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """float32 products, whatever autocast or TF32 say: levels differ in amplitudes that half precision erases."""
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        has_autocast = torch.amp.is_autocast_available(device.type)
+        with torch.autocast(device.type, enabled=False) if has_autocast else nullcontext():
+            yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision

@@ -1,0 +1,98 @@
+"""metrics.csv: one file a run, which grows over interruptions and resumes."""
+
+import csv
+import os
+import secrets
+from pathlib import Path
+
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+
+class CSVMetrics(Logger):
+    """One row a step: `step` and every metric that was logged there. Rows after the resumed step are dropped.
+
+    (Lightning's own CSVLogger deletes what it finds in its folder, and so forgets what came before a resume.)
+    """
+
+    def __init__(self, *, path: Path):
+        super().__init__()
+        self.path = path
+        self._rows: dict[int, dict[str, float]] = {}
+        self._columns: dict[str, None] = {"step": None}
+        self._written = 0  # rows of the file that are up to date
+        self._stale = True  # the file has to be written whole
+
+    def resume(self, step: int) -> None:
+        """Take over the rows that are there, up to `step`."""
+        if self.path.exists():
+            with open(self.path, newline="") as file:
+                for row in csv.DictReader(file):
+                    if int(row["step"]) <= step:
+                        self._add(int(row["step"]), {k: float(v) for k, v in row.items() if v and k != "step"})
+
+    def _add(self, step: int, metrics: dict[str, float]) -> None:
+        new = metrics.keys() - self._columns.keys()
+        self._stale |= bool(new) or step in list(self._rows)[: self._written]
+        self._columns.update(dict.fromkeys(sorted(new)))
+        self._rows.setdefault(step, {}).update(metrics)
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args, **kwargs) -> None:
+        """The config stands in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self._add(int(step or 0), {k: float(v) for k, v in metrics.items() if k != "epoch"})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Append the new rows; rewrite the file, atomically, when there are new columns or changed rows."""
+        rows = [{"step": step, **self._rows[step]} for step in sorted(self._rows)]
+        if self._stale:
+            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+            with open(temporary, "w", newline="") as file:
+                writer = csv.DictWriter(file, list(self._columns))
+                writer.writeheader()
+                writer.writerows(rows)
+            os.replace(temporary, self.path)
+        elif len(rows) > self._written:
+            with open(self.path, "a", newline="") as file:
+                csv.DictWriter(file, list(self._columns)).writerows(rows[self._written :])
+        self._stale, self._written = False, len(rows)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def wandb(*, config: dict, folder: str, project: str, name: str | None, group: str | None, job_type: str,
+          tags: list[str], offline: bool | None) -> WandbLogger:  # fmt: skip
+    """Weights and Biases for one run folder: its run id is kept there, so that a resumed run goes on in its curves.
+
+    offline=None: offline unless there is an API key (or WANDB_MODE says otherwise).
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    kept = path / "wandb_id"
+    if not kept.exists():
+        kept.write_text(secrets.token_hex(4))
+    if offline is None:
+        mode = os.environ.get("WANDB_MODE")
+        offline = mode == "offline" or (mode is None and not _has_key())
+    return WandbLogger(project=project, name=name or path.name, group=group, job_type=job_type, tags=list(tags),
+                       id=kept.read_text().strip(), resume=None if offline else "allow", save_dir=path, offline=offline,
+                       config=config)  # fmt: skip
+
+
+def _has_key() -> bool:
+    import wandb
+
+    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)

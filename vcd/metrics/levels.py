@@ -1,0 +1,71 @@
+"""What is measured level by level: means of named terms, and which latent units are in use."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class PerLevel(Metric):
+    """Means of named terms over all levels and at every level; above 32 levels, in 16 equal groups of levels.
+
+    `compute` gives {"kl_bits": mean, "kl_bits/t01": mean at level 1, ...}; levels that were not seen are left out.
+    """
+
+    full_state_update = False
+
+    def __init__(self, *, T: int):
+        super().__init__()
+        self.T, self.groups = T, T if T <= 32 else 16
+        self.terms: list[str] = []
+        self.add_state("count", torch.zeros(self.groups, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, terms: dict[str, Float[Tensor, " b"]], t: Int[Tensor, " b"]) -> None:
+        group = (t - 1) * self.groups // self.T
+        self.count.index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
+        for name, values in terms.items():
+            if name not in self.terms:
+                self.terms.append(name)
+                self.add_state(name, torch.zeros_like(self.count), dist_reduce_fx="sum")
+            getattr(self, name).index_add_(0, group, values.detach().double())
+
+    def compute(self) -> dict[str, Tensor]:
+        means = {}
+        for name in self.terms:
+            sums = getattr(self, name)
+            seen = self.count > 0
+            means[name] = (sums[seen] / self.count[seen]).mean().float()
+            for g in range(self.groups):
+                if seen[g]:
+                    means[f"{name}/{self.label(g)}"] = (sums[g] / self.count[g]).float()
+        return means
+
+    def label(self, group: int) -> str:
+        """The name of a level, or of a group of levels: t03, t013-024."""
+        first, last = -(-group * self.T // self.groups) + 1, -(-(group + 1) * self.T // self.groups)
+        width = len(str(self.T)) if self.T > 9 else 2
+        return f"t{first:0{width}}" if first == last else f"t{first:0{width}}-{last:0{width}}"
+
+
+class ActiveUnits(Metric):
+    """Latent units whose posterior mean varies over images, Var_x E[z|x] > 0.01, in some level (Burda et al. 2015)."""
+
+    full_state_update = False
+    threshold = 0.01
+
+    def __init__(self, *, T: int, latent: int):
+        super().__init__()
+        for name in ("sum", "square"):
+            self.add_state(name, torch.zeros(T, latent, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(T, 1, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, mean: Float[Tensor, "b d"], t: Int[Tensor, " b"]) -> None:
+        mean = mean.detach().double()
+        self.sum.index_add_(0, t - 1, mean)
+        self.square.index_add_(0, t - 1, mean**2)
+        self.count.index_add_(0, t - 1, torch.ones(len(t), 1, dtype=torch.float64, device=mean.device))
+
+    def compute(self) -> Float[Tensor, " T"]:
+        """The number of active units at every level."""
+        n = self.count.clamp(min=1)
+        return ((self.square / n - (self.sum / n) ** 2) > self.threshold).sum(1)

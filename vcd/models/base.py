@@ -1,0 +1,100 @@
+"""What all variants share: parts, optimiser, logging by name and unit, sampling."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytorch_lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vcd.data.datamodule import Degraded
+from vcd.degradations.base import Degradation
+from vcd.metrics.levels import PerLevel
+from vcd.perturbations import Perturbation
+from vcd.predictions import Prediction
+from vcd.randomness import PerImage
+from vcd.samplers import Sampler, Trajectory
+from vcd.starts import Natural, Start
+
+
+@dataclass
+class Losses:
+    """total: the scalar to minimise; terms: values per image, each named with its unit."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, " b"]]
+
+
+class Diffusion(L.LightningModule, ABC):
+    """A degradation and a network that undoes it. Concrete classes say what the objective is and where z comes from."""
+
+    def __init__(
+        self, *, degradation: Degradation, prediction: Prediction, perturbation: Perturbation, network: nn.Module,
+        start: Start | Natural, sampler: Sampler, optimizer: Callable, scheduler: Callable | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        prediction.bind(degradation)
+        self.degradation, self.prediction, self.perturbation = degradation, prediction, perturbation
+        self.network, self.start, self.sampler = network, start.bind(degradation), sampler
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.averaged: Callable[[], Diffusion | None] = lambda: None  # the EMA callback sets it
+        self.levels = PerLevel(T=degradation.T)
+
+    @abstractmethod
+    def losses(self, batch: Degraded) -> Losses:
+        """The objective on a batch."""
+
+    @abstractmethod
+    def latents(self, randomness: PerImage) -> Float[Tensor, "T n d"] | None:
+        """Latents for unconditional sampling; None for a model without."""
+
+    def restore(
+        self, x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], s: Int[Tensor, " b"], z: Tensor | None
+    ) -> Float[Tensor, "b c h w"]:
+        """xhat_s from x_t."""
+        return self.prediction.read(self.network(x_t, t, s, z), x_t, t, s)
+
+    @torch.no_grad()
+    def sample(self, randomness: PerImage) -> Trajectory:
+        """Unconditional samples, one for every image of `randomness`."""
+        x_T = self.start.sample(randomness)
+        return self.sampler(self, x_T, self.latents(randomness), randomness)
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken; 0 outside training."""
+        return self.global_step if self._trainer is not None else 0
+
+    def training_step(self, batch: Degraded, batch_idx: int) -> Tensor:
+        losses = self.losses(batch)
+        self.levels.update(losses.terms, batch.t)
+        self.log("loss", losses.total.detach(), prog_bar=True, logger=False)
+        return losses.total
+
+    def on_train_batch_end(self, *_) -> None:
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self._log_levels("train")
+
+    def on_validation_epoch_start(self) -> None:
+        self.levels.reset()  # what training has gathered since its last report is dropped
+
+    def validation_step(self, batch: Degraded, batch_idx: int) -> None:
+        with torch.random.fork_rng():  # comparable from one validation to the next
+            torch.manual_seed(batch_idx)
+            self.levels.update(self.losses(batch).terms, batch.t)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_levels("val")
+
+    def _log_levels(self, stage: str) -> None:
+        if self.levels.count.sum() > 0:
+            self.log_dict({f"{stage}/{name}": value for name, value in self.levels.compute().items()})
+        self.levels.reset()
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        if self.scheduler is None:
+            return optimizer
+        return [optimizer], [{"scheduler": self.scheduler(optimizer), "interval": "step"}]

@@ -1,0 +1,21 @@
+"""Variational cold diffusion."""
+
+from vcd.models.base import Diffusion
+from vcd.models.variational import Variational
+
+
+class VCD(Variational):
+    """Variational cold diffusion: the network is trained on states that it reaches itself.
+
+    Training                                          Sampling
+      t ~ U{1..T}, s < t;  x_s = D(x0, s)                 x_T ~ start
+      xhat_t: the teacher's rollout from x_T to t,        for t = T..1:
+              z_k ~ q(z | xhat_k, x_{k-1})                  z_t ~ prior
+      z ~ q(z | xhat_t, x_s)                                xhat_{t-1} = xhat_t + f(xhat_t, t, t-1, z_t)
+      xhat_s = xhat_t + f(xhat_t, t, s, z)                return xhat_0
+      descend ||x_s - xhat_s||^2 + beta KL(q || prior)
+    """
+
+    def teacher(self, warm: bool) -> Diffusion:
+        """Who rolls out: the averaged weights, or these while warming up."""
+        return self if warm else self.averaged() or self

@@ -1,0 +1,151 @@
+"""The parts that U-Net and encoder share: embeddings, residual blocks, attention and the way down."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vcd.errors import UserError
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with 32 groups, or the largest divisor of `channels` below."""
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def zero(module: nn.Module) -> nn.Module:
+    """The module with its parameters set to zero, so that a residual branch starts as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class LevelEmbedding(nn.Module):
+    """Sinusoids of the level t/T (Vaswani et al. 2017; Ho et al. 2020), then two linear layers: (B,) -> (B, width)."""
+
+    frequencies: Tensor
+
+    def __init__(self, *, T: int, dim: int, width: int):
+        super().__init__()
+        self.T = T
+        half = dim // 2
+        self.register_buffer("frequencies", torch.exp(-math.log(10000.0) * torch.arange(half) / half), persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(2 * half, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Int[Tensor, " b"]) -> Float[Tensor, "b width"]:
+        angle = (1000.0 / self.T) * t.float()[:, None] * self.frequencies
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=1))
+
+
+class ResBlock(nn.Module):
+    """norm, SiLU, conv; the embedding; norm, SiLU, dropout, zero conv; plus a skip (Nichol and Dhariwal 2021).
+
+    With `film` the embedding scales and shifts the second norm's output, otherwise it is added before it.
+    """
+
+    def __init__(self, *, c_in: int, c_out: int, emb: int, dropout: float, film: bool):
+        super().__init__()
+        self.film = film
+        self.norm1, self.conv1 = group_norm(c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.emb = nn.Linear(emb, 2 * c_out if film else c_out)
+        self.norm2, self.conv2 = group_norm(c_out), zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> Float[Tensor, "b c2 h w"]:
+        h = self.conv1(F.silu(self.norm1(x)))
+        e = self.emb(F.silu(emb))[:, :, None, None]
+        if self.film:
+            scale, shift = e.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + e)
+        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+
+
+class Attention(nn.Module):
+    """Self-attention over positions, with a zero-initialised output."""
+
+    def __init__(self, *, channels: int, heads: int):
+        super().__init__()
+        if channels % heads:
+            raise UserError(f"network.heads={heads} does not divide the {channels} channels at an attention level")
+        self.heads = heads
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2)
+        a = F.scaled_dot_product_attention(*qkv.unbind(1))
+        return x + self.out(a.transpose(-1, -2).reshape(b, c, h, w))
+
+
+class Stage(nn.Module):
+    """A residual block and, at the levels that have it, attention."""
+
+    def __init__(self, *, c_in: int, c_out: int, emb: int, dropout: float, film: bool, attention: bool, heads: int):
+        super().__init__()
+        self.block = ResBlock(c_in=c_in, c_out=c_out, emb=emb, dropout=dropout, film=film)
+        self.attention = Attention(channels=c_out, heads=heads) if attention else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> Float[Tensor, "b c2 h w"]:
+        return self.attention(self.block(x, emb))
+
+
+class Up(nn.Module):
+    """Nearest-neighbour doubling, cropped to the size of the skip it meets, and a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"], size: Sequence[int]) -> Float[Tensor, "b c h2 w2"]:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.conv(x[:, :, : size[0], : size[1]])
+
+
+class DownPath(nn.Module):
+    """The way down: a convolution, then per resolution `blocks` stages and a halving (not after the last).
+
+    Returns every feature map; the last is the coarsest. `channels` lists the width of each, for the skips.
+    """
+
+    def __init__(
+        self, *, c_in: int, dim: int, mults: Sequence[int], attention: Sequence[int], blocks: int, emb: int,
+        dropout: float, film: bool, heads: int,
+    ):  # fmt: skip
+        super().__init__()
+        c = dim * mults[0]
+        self.layers = nn.ModuleList([nn.Conv2d(c_in, c, 3, padding=1)])
+        self.channels = [c]
+        for level, mult in enumerate(mults):
+            for _ in range(blocks):
+                stage = Stage(c_in=c, c_out=dim * mult, emb=emb, dropout=dropout, film=film,
+                              attention=level in attention, heads=heads)  # fmt: skip
+                c = dim * mult
+                self.layers.append(stage)
+                self.channels.append(c)
+            if level < len(mults) - 1:
+                self.layers.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
+                self.channels.append(c)
+
+    def forward(self, x: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> list[Tensor]:
+        maps = []
+        for layer in self.layers:
+            x = layer(x, emb) if isinstance(layer, Stage) else layer(x)
+            maps.append(x)
+        return maps
+
+
+def coarsest(size: int, mults: Sequence[int]) -> int:
+    """Side of the coarsest feature map; UserError when the image is too small to be halved that often."""
+    for _ in range(len(mults) - 1):
+        if size < 2:
+            raise UserError(f"network.mults={list(mults)} halves the image more often than dataset.size allows; shorten it")
+        size = (size + 1) // 2
+    return size

@@ -1,0 +1,48 @@
+"""The variational encoder q(z_t | x_t, x_s): the U-Net's way down at half width, flattened to mean and variance."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from vcd.errors import UserError
+from vcd.networks.blocks import DownPath, LevelEmbedding, coarsest
+
+
+class Encoder(nn.Module):
+    """(x_t (B,C,H,W), x_s (B,C,H,W), t (B,), s (B,)) -> Normal over (B, latent).
+
+    `dim` is the U-Net's; the encoder has half of it. The log-variance is bounded smoothly to [-10, 10]; the Normal is
+    float32 also under mixed precision.
+    """
+
+    def __init__(
+        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[int], attention: Sequence[int],
+        blocks: int, latent: int, dropout: float = 0.0, heads: int = 1, film: bool = True,
+    ):  # fmt: skip
+        super().__init__()
+        if latent < 1:
+            raise UserError(f"network.encoder.latent={latent}: the latent needs at least one dimension")
+        self.latent = latent
+        dim = dim // 2
+        emb = 4 * dim
+        self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
+        self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
+        self.down = DownPath(c_in=2 * channels, dim=dim, mults=mults, attention=attention, blocks=blocks, emb=emb,
+                             dropout=dropout, film=film, heads=heads)  # fmt: skip
+        self.head = nn.Linear(self.down.channels[-1] * coarsest(size, mults) ** 2, 2 * latent)
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "b c h w"],
+        x_s: Float[Tensor, "b c h w"],
+        t: Int[Tensor, " b"],
+        s: Int[Tensor, " b"],
+    ) -> Normal:
+        emb = self.t_embedding(t) + self.s_embedding(s)
+        h = self.down(torch.cat([x_t, x_s], dim=1), emb)[-1]
+        mean, log_variance = self.head(h.flatten(1)).float().chunk(2, dim=1)
+        std = torch.exp(5.0 * torch.tanh(log_variance / 10.0))
+        return Normal(mean, std, validate_args=False)

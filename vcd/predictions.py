@@ -1,0 +1,100 @@
+"""What the network is asked for: x0, xt, vxt or the residual.
+
+x0, xt and vxt are one idea, an estimate of a less degraded level s: `level` says which, `target` what the network's
+output regresses to, `read` what the output says about x_s.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vcd.degradations.base import Degradation
+from vcd.errors import UserError
+
+if TYPE_CHECKING:
+    from vcd.data.datamodule import Degraded
+
+Images = Float[Tensor, "b c h w"]
+Levels = Int[Tensor, " b"]
+
+
+class Prediction(ABC):
+    """A rule for s and the two ways between the network's output and xhat_s."""
+
+    @abstractmethod
+    def level(self, t: Levels) -> Levels:
+        """The level s < t that is asked for in training."""
+
+    @abstractmethod
+    def target(self, batch: "Degraded", x_t: Images) -> Images:
+        """What the output should be, given the state x_t that the step starts from."""
+
+    @abstractmethod
+    def read(self, out: Images, x_t: Images, t: Levels, s: Levels) -> Images:
+        """xhat_s from the output."""
+
+    def bind(self, degradation: Degradation) -> None:
+        """Called once with the degradation of the run; UserError when it cannot serve this prediction."""
+
+
+class X0(Prediction):
+    """The clean image, directly: s = 0 (Bansal et al. 2022, arXiv:2208.09392)."""
+
+    def level(self, t: Levels) -> Levels:
+        return torch.zeros_like(t)
+
+    def target(self, batch, x_t):
+        return batch.x0
+
+    def read(self, out, x_t, t, s):
+        return out
+
+
+class Increment(Prediction, ABC):
+    """The output is an increment: xhat_s = x_t + f(x_t, t, s, z) (Rissanen et al. 2022, arXiv:2206.13397, eq. 8)."""
+
+    def target(self, batch, x_t):
+        return batch.x_s - x_t
+
+    def read(self, out, x_t, t, s):
+        return x_t + out
+
+
+class Xt(Increment):
+    """The next less degraded level: s = t - 1."""
+
+    def level(self, t: Levels) -> Levels:
+        return t - 1
+
+
+class VXt(Increment):
+    """Any less degraded level: s uniform on {0, ..., t-1}, drawn for every image anew."""
+
+    def level(self, t: Levels) -> Levels:
+        return (torch.rand(t.shape, device=t.device) * t).long().clamp(max=t - 1)
+
+
+class Residual(Prediction):
+    """The noise eps of x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps (Ho et al. 2020, arXiv:2006.11239); reads xhat_0."""
+
+    def __init__(self) -> None:
+        self.degradation: Degradation | None = None
+
+    def bind(self, degradation: Degradation) -> None:
+        if not hasattr(degradation, "alpha_bar"):
+            raise UserError("prediction=residual needs the noise of degradation=noise; take prediction=x0, xt or vxt")
+        self.degradation = degradation
+
+    def level(self, t: Levels) -> Levels:
+        return torch.zeros_like(t)
+
+    def target(self, batch, x_t):
+        return batch.eps
+
+    def read(self, out, x_t, t, s):
+        signal = self.degradation.sqrt_alpha_bar[t].view(-1, 1, 1, 1)
+        noise = self.degradation.sqrt_one_minus_alpha_bar[t].view(-1, 1, 1, 1)
+        return (x_t - noise * out) / signal

@@ -1,0 +1,34 @@
+"""Randomness that belongs to an image: image i of a seed is the same in any batch, on any number of devices."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class PerImage:
+    """One generator an image, seeded by (seed, index) alone.
+
+    Draws are made on the CPU and moved, so that they are the same on every device.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        self.generators = [torch.Generator().manual_seed(_mix(seed, i)) for i in indices]
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal (n, *shape)."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(self.device)
+
+    def uniform(self) -> Tensor:
+        """Uniform on [0, 1), (n,)."""
+        return torch.cat([torch.rand(1, generator=g) for g in self.generators]).to(self.device)
+
+
+def _mix(*numbers: int) -> int:
+    """A well-mixed 63-bit seed of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

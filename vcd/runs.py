@@ -1,0 +1,99 @@
+"""A run's folder is its identity: the same command finds it again, resumes it, or says that it is finished."""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from vcd.errors import UserError
+
+# What may differ between two starts of one run: where things are and how they are watched, not what is computed.
+INCIDENTAL = (
+    "hydra", "runs", "run_dir", "data", "logger", "callbacks", "dataset.source.root", "trainer.devices",
+    "trainer.accelerator", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.val_check_interval",
+)  # fmt: skip
+
+
+def digest(root: DictConfig) -> str:
+    """Eight hexadecimal digits of every key that changes the outcome, but the seed."""
+    cfg = OmegaConf.masked_copy(root, [k for k in root if k not in (*INCIDENTAL, "seed")])
+    cfg._set_parent(root)  # interpolations into what was left out still resolve
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    for key in INCIDENTAL:
+        *path, leaf = key.split(".")
+        node = plain
+        for part in path:
+            node = node.get(part) or {}
+        node.pop(leaf, None)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def identity(*, _root_: DictConfig) -> str:
+    """`${identity:}`: dataset-model-degradation-digest-seed, the name of a run's folder."""
+    whole = _root_ if "hydra" in _root_ else HydraConfig.instance().cfg  # Hydra takes its node out before the task
+    choices = OmegaConf.select(whole, "hydra.runtime.choices") if whole is not None else None
+    names = [choices[group] for group in ("dataset", "model", "degradation")] if choices else []
+    return "-".join([*names, digest(_root_), f"seed{_root_.seed}"])
+
+
+def register_resolvers() -> None:
+    """Make `${identity:}` known; called by entry points before Hydra reads the config."""
+    OmegaConf.register_new_resolver("identity", identity, replace=True)
+
+
+class RunFolder:
+    """config.yaml, status.json, last.ckpt, metrics.csv and pictures of one run."""
+
+    def __init__(self, cfg: DictConfig):
+        self.path = Path(cfg.run_dir).resolve()
+        self.config = OmegaConf.to_container(cfg, resolve=True)
+        self.identity = f"{digest(cfg)}-seed{cfg.seed}"
+        self.last = self.path / "last.ckpt"
+        self._status = self.path / "status.json"
+
+    def open(self) -> "RunFolder":
+        """Make the folder, or check that the one there is this run's own."""
+        if self._status.exists():
+            found = json.loads(self._status.read_text())["identity"]
+            if found != self.identity:
+                raise UserError(
+                    f"run_dir={self.path} belongs to another configuration ({found}, this one is {self.identity}; "
+                    "compare its config.yaml): choose another run_dir"
+                )
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
+            self.set_status("started")
+        return self
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return json.loads(self._status.read_text())
+
+    def set_status(self, state: str, **facts: Any) -> None:
+        """state: started, finished or failed."""
+        record = {"identity": self.identity, "state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts}
+        write_atomically(self._status, json.dumps(record, indent=2) + "\n")
+
+    @property
+    def finished(self) -> bool:
+        return self.status["state"] == "finished"
+
+    def results(self) -> list[tuple[str, Path]]:
+        """What there is to look at, the checkpoint last."""
+        names = {"samples": "samples.png", "sequences": "sequences.png", "animation": "sequences.gif",
+                 "curves": "curves.png", "metrics": "metrics.csv", "checkpoint": "last.ckpt"}  # fmt: skip
+        return [(name, self.path / file) for name, file in names.items() if (self.path / file).exists()]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small text file so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+

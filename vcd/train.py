@@ -1,0 +1,85 @@
+"""python -m vcd.train: train a model, resume it, or say that it is finished."""
+
+import logging
+
+from omegaconf import DictConfig
+
+from vcd.cli import entry
+from vcd.runs import RunFolder, register_resolvers
+
+log = logging.getLogger("vcd")
+register_resolvers()
+
+
+@entry("train")
+def main(cfg: DictConfig) -> None:
+    """Train the model of `cfg` in its run folder; print where pictures, curves and checkpoint are."""
+    run = RunFolder(cfg).open()
+    if run.finished:
+        log.info("this run is finished, there is nothing to do; another seed or another key makes another run")
+    else:
+        try:
+            train(cfg, run)
+        except BaseException as error:
+            run.set_status("failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
+            raise
+    for name, file in run.results():
+        log.info("%-11s %s", name, file)
+
+
+def train(cfg: DictConfig, run: RunFolder) -> None:
+    """Fit, from the last checkpoint where there is one; leave pictures and curves; mark the run as finished."""
+    import pytorch_lightning as L
+    from hydra.utils import instantiate
+
+    from vcd import checkpoints, curves
+    from vcd.callbacks.checkpoint import Checkpoint
+    from vcd.data.datamodule import DegradationDataModule
+    from vcd.loggers import CSVMetrics
+    from vcd.quiet import quiet
+
+    quiet()
+    L.seed_everything(cfg.seed, verbose=False)
+    model = checkpoints.build(cfg)
+    data = DegradationDataModule(
+        dataset=instantiate(cfg.dataset.source),
+        degradation=model.degradation,
+        prediction=model.prediction,
+        batch_size=cfg.batch_size,
+        steps=cfg.trainer.max_steps * cfg.trainer.get("accumulate_grad_batches", 1),
+        flip=cfg.dataset.flip,
+        seed=cfg.seed,
+    )
+    metrics = CSVMetrics(path=run.path / "metrics.csv")
+    if run.last.exists():
+        step = checkpoints.read(run.last)["global_step"]
+        metrics.resume(step)
+        log.info("resuming at step %d of %d", step, cfg.trainer.max_steps)
+    else:
+        model.start.fit(data.train_batches())
+    callbacks = instantiate(cfg.callbacks)
+    checkpoint = Checkpoint(path=run.last, every=cfg.checkpoint_every, config=run.config)  # after those whose state counts
+    loggers = {name: logger(config=run.config) for name, logger in instantiate(cfg.logger).items()}
+    trainer = instantiate(cfg.trainer, _partial_=True)(
+        callbacks=[*callbacks.values(), checkpoint],
+        logger=[metrics, *loggers.values()],
+        plugins=[checkpoints.AtomicCheckpointIO()],
+        default_root_dir=run.path,
+    )
+    weights = sum(p.numel() for p in model.parameters())
+    log.info("%s: %.2f M parameters, %d training images, T=%d, %d steps of %d images on %s", type(model).__name__,
+             weights / 1e6, len(data.train_images), cfg.T, cfg.trainer.max_steps, cfg.batch_size,
+             trainer.strategy.root_device)  # fmt: skip
+    try:
+        trainer.fit(model, data, ckpt_path=run.last if run.last.exists() else None)
+        if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
+            callbacks["pictures"].draw(model, run.path)
+            curves.draw(metrics.path, run.path / "curves.png")
+            run.set_status("finished", steps=trainer.global_step)
+    finally:
+        for logger in loggers.values():
+            logger.experiment.finish()
+
+
+if __name__ == "__main__":
+    main()
