@@ -49,7 +49,7 @@ find_pipenv() {
         say "Installing pipenv $PIPENV_TESTED into .tools/ (once)" >&2
         rm -rf "$own"
         "$python" -m venv "$own" >&2 || die "$python could not make a virtual environment (see above)."
-        "$own/bin/python" -m pip install --quiet --disable-pip-version-check "pipenv==$PIPENV_TESTED" >&2 ||
+        "$own/bin/python" -m pip install -qq --disable-pip-version-check "pipenv==$PIPENV_TESTED" >&2 ||
             die "pipenv could not be installed (see above): is a package index within reach?"
     fi
     say "$own/bin/pipenv"
@@ -124,7 +124,7 @@ rm -rf .tools/tmp && mkdir -p .tools/tmp # downloads beside the project: /tmp is
 progress 9>&- & watcher=$!
 trap 'kill "$watcher" 2>/dev/null || true; rm -rf "$root/.tools/tmp"' EXIT
 # No index is named here or in the lock: pipenv takes the one that pip is configured with, or pip's own.
-TMPDIR="$root/.tools/tmp" "$pipenv" sync $dev || die "the packages could not be installed (see above); run this again to retry."
+TMPDIR="$root/.tools/tmp" "$pipenv" --quiet sync $dev || die "the packages could not be installed (see above); run this again to retry."
 
 # "import vcd" from any folder
 .venv/bin/python - "$root" <<'PY'

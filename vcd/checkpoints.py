@@ -1,5 +1,6 @@
 """Checkpoints: written atomically, made of plain types, and enough on their own to sample from."""
 
+import hashlib
 import os
 import pickle
 import zipfile
@@ -38,14 +39,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             temporary.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
-        return read(path, map_location)
+        return read(path, map_location or "cpu")
 
 
 def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
-def read(path: str | Path, map_location: Any = None) -> dict[str, Any]:
+def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """The checkpoint at `path`, its types plain; UserError when it is missing, damaged or not ours."""
     if not Path(path).is_file():
         raise UserError(f"ckpt={path}: there is no such file")
@@ -64,11 +65,27 @@ def build(cfg: DictConfig) -> Diffusion:
     return model(degradation=instantiate(cfg.degradation))
 
 
-def load(path: str | Path, device: torch.device | str = "cpu", raw: bool = False) -> tuple[Diffusion, DictConfig]:
-    """The model of a checkpoint with its averaged (or raw) weights, ready to sample, and the config of its run."""
-    checkpoint = read(path, "cpu")
+def load(
+    path: str | Path, device: torch.device | str = "cpu", raw: bool = False, parts: dict[str, Any] | None = None
+) -> tuple[Diffusion, DictConfig]:
+    """The model of a checkpoint with its averaged (or raw) weights, ready to sample, and the config of its run.
+
+    parts: nodes that replace parts of the model, such as {"prior": ...}.
+    """
+    checkpoint = read(path)
     cfg = OmegaConf.create(checkpoint[CONFIG])
+    for name, node in (parts or {}).items():
+        cfg.model[name] = node
     model = build(cfg)
-    state = checkpoint["current_model_state"] if raw and "current_model_state" in checkpoint else checkpoint["state_dict"]
-    model.load_state_dict(state)
+    state = checkpoint["current_model_state" if raw and "current_model_state" in checkpoint else "state_dict"]
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"ckpt={path} does not fit the code or the parts asked for: {_reason(error)}") from error
     return model.to(device).eval(), cfg
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

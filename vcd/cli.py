@@ -1,6 +1,7 @@
 """From the command line to a config, and from an error to one sentence: shared by every `python -m vcd.<verb>`."""
 
 import difflib
+import functools
 import os
 import re
 import sys
@@ -21,25 +22,50 @@ def entry(config_name: str) -> Callable:
     """
 
     def decorate(task: Callable) -> Callable:
+        failures: list[tuple[str, str]] = []  # (job, sentence), of jobs in this process
+
+        @functools.wraps(task)
+        def job(cfg):
+            try:
+                return task(cfg)
+            except Exception as error:
+                if os.environ.get("VCD_TRACEBACK") or not _here():
+                    raise
+                if (sentence := explain(error, config_name)) is None:
+                    traceback.print_exc()
+                    sentence = f"{type(error).__name__}: {error}".splitlines()[0] + " (this is a bug)"
+                failures.append((" ".join(_overrides()) or config_name, sentence))
+
         def main() -> None:
             import hydra
 
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
             try:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except Exception as error:
-                if os.environ.get("VCD_TRACEBACK"):
+                if os.environ.get("VCD_TRACEBACK") or (sentence := explain(error, config_name)) is None:
                     raise
-                sentence = explain(error, config_name)
-                if sentence is None:
-                    traceback.print_exc()
-                    sys.exit(1)
-                print(f"error: {sentence}", file=sys.stderr)
-                sys.exit(1)
+                failures.append((config_name, sentence))
+            for name, sentence in failures:
+                print(f"error: {sentence}" if len(failures) == 1 else f"error in {name}: {sentence}", file=sys.stderr)
+            sys.exit(1 if failures else 0)
 
         return main
 
     return decorate
+
+
+def _here() -> bool:
+    """Whether jobs run in this process, one after the other: then a failed one must not stop the rest of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get().launcher._target_.endswith(".BasicLauncher")
+
+
+def _overrides() -> list[str]:
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task)
 
 
 def explain(error: BaseException, config_name: str) -> str | None:
@@ -93,4 +119,4 @@ def _keys(config_name: str) -> list[str]:
             if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
                 yield from walk(child, f"{prefix}{key}.")
 
-    return [*walk(cfg), *(p.name for p in CONF.iterdir() if p.is_dir())]
+    return sorted({*walk(cfg), *(p.name for p in CONF.iterdir() if p.is_dir())})

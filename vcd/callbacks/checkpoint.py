@@ -20,7 +20,7 @@ class Checkpoint(L.Callback):
 
     def on_train_batch_end(self, trainer, *_) -> None:
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
         checkpoint[CONFIG] = self.config

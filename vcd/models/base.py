@@ -32,7 +32,7 @@ class Diffusion(L.LightningModule, ABC):
 
     def __init__(
         self, *, degradation: Degradation, prediction: Prediction, perturbation: Perturbation, network: nn.Module,
-        start: Start | Natural, sampler: Sampler, optimizer: Callable, scheduler: Callable | None = None,
+        start: Start | Natural, sampler: Sampler, optimizer: Callable, scheduler: Callable,
     ):  # fmt: skip
         super().__init__()
         prediction.bind(degradation)
@@ -95,6 +95,4 @@ class Diffusion(L.LightningModule, ABC):
 
     def configure_optimizers(self):
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
-        if self.scheduler is None:
-            return optimizer
         return [optimizer], [{"scheduler": self.scheduler(optimizer), "interval": "step"}]

@@ -7,7 +7,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from vcd.errors import UserError
 from vcd.networks.blocks import DownPath, LevelEmbedding, coarsest
 
 
@@ -23,8 +22,6 @@ class Encoder(nn.Module):
         blocks: int, latent: int, dropout: float = 0.0, heads: int = 1, film: bool = True,
     ):  # fmt: skip
         super().__init__()
-        if latent < 1:
-            raise UserError(f"network.encoder.latent={latent}: the latent needs at least one dimension")
         self.latent = latent
         dim = dim // 2
         emb = 4 * dim

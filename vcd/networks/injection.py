@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vcd.errors import UserError
+
 
 def projection(d: int, width: int, nonlinear: bool) -> nn.Sequential:
     """z (B, d) -> (B, width) by three linear layers, with SiLU between them or, as published, nothing."""
@@ -29,6 +31,8 @@ class Injection(nn.Module, ABC):
 
     def __init__(self, *, latent: int, nonlinear: bool = True):
         super().__init__()
+        if latent < 1:
+            raise UserError(f"network.encoder.latent={latent}: the latent needs at least one dimension")
         self.latent, self.nonlinear = latent, nonlinear
 
     def bind(self, *, emb: int, maps: Sequence[int], bottleneck: int) -> None:

@@ -1,0 +1,84 @@
+"""python -m vcd.sample ckpt=...: images from a checkpoint alone, without data set or run folder."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vcd.cli import entry
+from vcd.errors import UserError
+
+log = logging.getLogger("vcd")
+
+
+@entry("sample")
+def main(cfg: DictConfig) -> None:
+    """Draw `n` images; write samples.npy (uint8 NHWC), PNGs, a grid, the sequences, and sample.json, which says how."""
+    import torch
+
+    from vcd import checkpoints
+
+    if cfg.ckpt is None:
+        raise UserError("say which checkpoint to sample from: ckpt=runs/.../last.ckpt")
+    for key, least in (("n", 1), ("batch_size", 1), ("rows", 0), ("seed", 0)):
+        if cfg[key] < least:
+            raise UserError(f"{key}={cfg[key]} must be at least {least}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
+    model, trained = checkpoints.load(cfg.ckpt, device if cfg.device == "auto" else cfg.device, cfg.raw, parts)
+    if cfg.delta is not None:
+        model.perturbation.delta = cfg.delta
+    out = Path(cfg.out) if cfg.out else Path(cfg.ckpt).parent / f"samples-seed{cfg.seed}-n{cfg.n}"
+    if out.exists() and any(out.iterdir()) and not (out / "sample.json").exists():
+        raise UserError(f"out={out} holds files that are not samples; choose another folder")
+    for name, path in write(model, cfg, out).items():
+        log.info("%-10s %s", name, path)
+
+
+def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
+    """Sample in batches, never holding more than one batch of states, and write everything into `out`."""
+    import json
+
+    import numpy as np
+    from PIL import Image
+    from tqdm import tqdm
+
+    from vcd.callbacks.pictures import columns
+    from vcd.checkpoints import fingerprint
+    from vcd.images import to_uint8, write_png
+    from vcd.randomness import PerImage
+    from vcd.runs import write_atomically
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "sample.json").unlink(missing_ok=True)  # until all is there again
+    written = {}
+    array = None
+    for first in tqdm(range(0, cfg.n, cfg.batch_size), desc="sampling", unit="batch"):
+        indices = range(first, min(first + cfg.batch_size, cfg.n))
+        trajectory = model.sample(PerImage(cfg.seed, indices, model.device))
+        images = to_uint8(trajectory.x0).cpu()
+        pixels = images.permute(0, 2, 3, 1).numpy()
+        if array is None:
+            array = np.lib.format.open_memmap(out / "samples.npy", "w+", np.uint8, (cfg.n, *pixels.shape[1:]))
+            written["array"] = out / "samples.npy"
+            written["grid"] = write_png(out / "samples.png", images[:256])
+            if cfg.rows:
+                sheet = columns(trajectory, cfg.rows)
+                rows = min(cfg.rows, len(images))
+                written["sequences"] = write_png(out / "sequences.png", sheet, columns=len(sheet) // rows)
+        array[indices.start : indices.stop] = pixels
+        if cfg.png:
+            (out / "png").mkdir(exist_ok=True)
+            for i, image in zip(indices, pixels, strict=True):
+                Image.fromarray(image.squeeze()).save(out / "png" / f"{i:06d}.png")
+            written["images"] = out / "png"
+    array.flush()
+    facts = {"ckpt": str(cfg.ckpt), "sha256": fingerprint(cfg.ckpt), "n": cfg.n, "seed": cfg.seed, "raw": cfg.raw,
+             "prior": type(getattr(model, "prior", None)).__name__, "sampler": type(model.sampler).__name__,
+             "delta": model.perturbation.delta}  # fmt: skip
+    write_atomically(out / "sample.json", json.dumps(facts, indent=2) + "\n")
+    return written
+
+
+if __name__ == "__main__":
+    main()
