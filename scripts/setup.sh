@@ -80,6 +80,7 @@ case "${1:-}" in
     *) die "there is no option '$1': bash scripts/setup.sh [--dev | --pipenv]" ;;
 esac
 
+[ -f Pipfile.lock ] || die "Pipfile.lock is missing in $root: restore it (git checkout Pipfile.lock)."
 stamp=.venv/vcd-setup # last line of a finished setup: fingerprint and what for
 done_already() {
     local now
@@ -114,7 +115,8 @@ fi
 if [ ! -e .venv ]; then
     python="$(find_python)"
     say "Making .venv with $("$python" --version) ($python)"
-    "$pipenv" --quiet --python "$python" >.tools/setup.log 2>&1 || { cat .tools/setup.log >&2; die "pipenv could not make .venv (see above)."; }
+    "$pipenv" --quiet --python "$python" >.tools/setup.log 2>&1 ||
+        { cat .tools/setup.log >&2; die "pipenv could not make .venv (see above)."; }
 fi
 rm -f "$stamp"
 touch .venv/vcd-incomplete
@@ -124,7 +126,11 @@ rm -rf .tools/tmp && mkdir -p .tools/tmp # downloads beside the project: /tmp is
 progress 9>&- & watcher=$!
 trap 'kill "$watcher" 2>/dev/null || true; rm -rf "$root/.tools/tmp"' EXIT
 # No index is named here or in the lock: pipenv takes the one that pip is configured with, or pip's own.
-TMPDIR="$root/.tools/tmp" "$pipenv" --quiet sync $dev || die "the packages could not be installed (see above); run this again to retry."
+log=.tools/setup.log
+if ! TMPDIR="$root/.tools/tmp" "$pipenv" --quiet sync $dev >"$log" 2>&1; then
+    grep -iE 'error|warning|no space' "$log" | cut -c 1-300 | sort -u | tail -n 15 >&2 || true
+    die "the packages could not be installed (all pipenv said is in $root/$log); run this again to retry."
+fi
 
 # "import vcd" from any folder
 .venv/bin/python - "$root" <<'PY'

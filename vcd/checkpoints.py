@@ -78,11 +78,24 @@ def load(
         cfg.model[name] = node
     model = build(cfg)
     state = checkpoint["current_model_state" if raw and "current_model_state" in checkpoint else "state_dict"]
+    replaced = tuple(f"{name}." for name in parts or {})
+    state = {name: value for name, value in state.items() if not name.startswith(replaced)} if replaced else state
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"ckpt={path} does not fit the code or the parts asked for: {_reason(error)}") from error
     return model.to(device).eval(), cfg
+
+
+def store_buffers(path: str | Path, model: Diffusion) -> None:
+    """Put what was fitted after training into the checkpoint, atomically."""
+    checkpoint = read(path)
+    state, buffers = model.state_dict(), dict(model.named_buffers())
+    fitted = {name: state[name].cpu() for name in state if name in buffers}
+    for weights in ("state_dict", "current_model_state"):
+        if weights in checkpoint:
+            checkpoint[weights].update(fitted)
+    AtomicCheckpointIO().save_checkpoint(checkpoint, path)
 
 
 def fingerprint(path: str | Path) -> str:

@@ -1,8 +1,10 @@
 """metrics.csv: one file a run, which grows over interruptions and resumes."""
 
 import csv
+import netrc
 import os
 import secrets
+import socket
 from pathlib import Path
 
 from pytorch_lightning.loggers import Logger, WandbLogger
@@ -77,7 +79,7 @@ def wandb(*, config: dict, folder: str, project: str, name: str | None, group: s
           tags: list[str], offline: bool | None) -> WandbLogger:  # fmt: skip
     """Weights and Biases for one run folder: its run id is kept there, so that a resumed run goes on in its curves.
 
-    offline=None: offline unless there is an API key (or WANDB_MODE says otherwise).
+    offline=None: what WANDB_MODE says, or else offline unless there are an API key and a network.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -85,14 +87,17 @@ def wandb(*, config: dict, folder: str, project: str, name: str | None, group: s
     if not kept.exists():
         kept.write_text(secrets.token_hex(4))
     if offline is None:
-        mode = os.environ.get("WANDB_MODE")
-        offline = mode == "offline" or (mode is None and not _has_key())
+        offline = os.environ.get("WANDB_MODE", "online" if _reachable() else "offline") != "online"
     return WandbLogger(project=project, name=name or path.name, group=group, job_type=job_type, tags=list(tags),
-                       id=kept.read_text().strip(), resume=None if offline else "allow", save_dir=path, offline=offline,
-                       config=config)  # fmt: skip
+                       id=kept.read_text().strip(), save_dir=path, offline=offline, config=config,
+                       mode="offline" if offline else "online")  # fmt: skip
 
 
-def _has_key() -> bool:
-    import wandb
-
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+def _reachable(host: str = "api.wandb.ai") -> bool:
+    try:
+        known = "WANDB_API_KEY" in os.environ or netrc.netrc().authenticators(host)
+        if known:
+            socket.create_connection((host, 443), timeout=3).close()
+        return bool(known)
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,13 +1,19 @@
 """Where z_t comes from when nothing is encoded."""
 
+import logging
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from vcd.metrics.levels import ActiveUnits
 from vcd.randomness import PerImage
+
+log = logging.getLogger(__name__)
 
 
 class Prior(nn.Module, ABC):
@@ -20,6 +26,9 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def sample(self, T: int, randomness: PerImage) -> Float[Tensor, "T n d"]:
         """Latents of T steps for every image of `randomness`; z_t stands at index t - 1."""
+
+    def fit(self, posteriors: Iterable[Normal]) -> None:
+        """Fit, after training, to q(z_1..z_T | x) of training images: batches of Normals over (T,b,d), without end."""
 
     def kl(self, q: Normal) -> Float[Tensor, " b"]:
         """KL(q || N(0, I)) in nats, summed over latent dimensions."""
@@ -39,3 +48,58 @@ class Shared(Prior):
 
     def sample(self, T: int, randomness: PerImage) -> Float[Tensor, "T n d"]:
         return randomness.normal(self.latent).expand(T, -1, -1)
+
+
+class Mixture(Prior):
+    """A Gaussian mixture on the latents of all steps together, fitted after training; N(0, I) until then.
+
+    The posteriors of the training images, taken together, are not N(0, I), and the steps of one image belong together:
+    an ex-post density closes both holes without retraining (Ghosh et al. 2019, arXiv:1903.12436). Only units in use,
+    Var E[z] > 0.01, enter the mixture; the others stay standard normal. images: how many posteriors are fitted to,
+    small data sets being gone through more than once.
+    """
+
+    def __init__(self, *, latent: int, components: int, images: int):
+        super().__init__(latent=latent)
+        self.components, self.images = components, images
+        self.register_buffer("units", torch.zeros(0, dtype=torch.int64))  # indices into T * latent
+        self.register_buffer("weights", torch.zeros(0))
+        self.register_buffer("means", torch.zeros(0, 0))
+        self.register_buffer("factors", torch.zeros(0, 0, 0))  # Cholesky
+
+    def fit(self, posteriors: Iterable[Normal]) -> None:
+        from sklearn.mixture import GaussianMixture
+
+        means, z = [], []
+        for q in posteriors:
+            means.append(q.mean.transpose(0, 1).flatten(1).cpu())
+            z.append(q.sample().transpose(0, 1).flatten(1).cpu())
+            if sum(map(len, z)) >= self.images:
+                break
+        units = torch.nonzero(torch.cat(means).var(0) > ActiveUnits.threshold).flatten()
+        if len(units) == 0:
+            log.warning("no latent unit is in use: the prior stays standard normal")
+            return
+        mixture = GaussianMixture(self.components, reg_covar=1e-2, random_state=0, init_params="k-means++")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # 100 iterations are enough, converged or not
+            mixture.fit(torch.cat(z)[:, units].double().numpy())
+        device = self.weights.device
+        self.units = units.to(device)
+        self.weights = torch.as_tensor(mixture.weights_, dtype=torch.float32, device=device)
+        self.means = torch.as_tensor(mixture.means_, dtype=torch.float32, device=device)
+        self.factors = torch.linalg.cholesky(torch.as_tensor(mixture.covariances_)).float().to(device)
+
+    def sample(self, T: int, randomness: PerImage) -> Float[Tensor, "T n d"]:
+        z = randomness.normal(T * self.latent)
+        if len(self.weights):
+            k = torch.bucketize(randomness.uniform(), self.weights.cumsum(0)[:-1])
+            z[:, self.units] = self.means[k] + (self.factors[k] @ z[:, self.units, None])[..., 0]
+        return z.unflatten(1, (T, self.latent)).transpose(0, 1)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """What was fitted decides the shapes."""
+        for name, buffer in self.named_buffers(recurse=False):
+            if prefix + name in state_dict:
+                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=buffer.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,5 +1,6 @@
 """python -m vcd.train: train a model, resume it, or say that it is finished."""
 
+import itertools
 import logging
 
 from omegaconf import DictConfig
@@ -73,6 +74,9 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     try:
         trainer.fit(model, data, ckpt_path=run.last if run.last.exists() else None)
         if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
+            model, _ = checkpoints.load(run.last, trainer.strategy.root_device)  # its averaged weights
+            model.finish(itertools.chain.from_iterable(data.train_batches() for _ in itertools.count()))
+            checkpoints.store_buffers(run.last, model)
             callbacks["pictures"].draw(model, run.path)
             curves.draw(metrics.path, run.path / "curves.png")
             run.set_status("finished", steps=trainer.global_step)

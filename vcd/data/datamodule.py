@@ -1,9 +1,11 @@
 """Images in, degraded images out: what every variant trains on."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pytorch_lightning as L
 import torch
 from jaxtyping import Float, Int64
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from vcd.data.base import ImageData, Images
 from vcd.data.draws import flipped, seeded, stratified
-from vcd.data.stream import TrainStream, ValidationPairs
+from vcd.data.stream import TrainStream, ValidationPairs, permutation
 from vcd.degradations.base import Degradation
 from vcd.images import to_float
 from vcd.predictions import Prediction
@@ -76,9 +78,9 @@ class DegradationDataModule(L.LightningDataModule):
         return to_float(self.val_images.balanced(n))
 
     def train_batches(self, n: int = 512) -> Iterator[Float[Tensor, "b c h w"]]:
-        """All training images once, n at a time, not flipped: for what is fitted before training."""
-        for first in range(0, len(self.train_images), n):
-            yield to_float(self.train_images.batch(range(first, min(first + n, len(self.train_images)))))
+        """All training images once, in a fixed random order, n at a time, not flipped: for what is fitted to them."""
+        for index in np.array_split(permutation(0, 0, len(self.train_images)), math.ceil(len(self.train_images) / n)):
+            yield to_float(self.train_images.batch(index))
 
     def train_dataloader(self) -> TrainStream:
         rank, world_size = self._ranks()

@@ -1,7 +1,7 @@
 """What all variants share: parts, optimiser, logging by name and unit, sampling."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pytorch_lightning as L
@@ -61,6 +61,9 @@ class Diffusion(L.LightningModule, ABC):
         """Unconditional samples, one for every image of `randomness`."""
         x_T = self.start.sample(randomness)
         return self.sampler(self, x_T, self.latents(randomness), randomness)
+
+    def finish(self, x0: Iterable[Float[Tensor, "b c h w"]]) -> None:
+        """What is fitted after training; x0: the training images in batches, again and again."""
 
     @property
     def step(self) -> int:

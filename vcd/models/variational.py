@@ -3,6 +3,7 @@
 import logging
 import math
 from abc import ABC
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float, Int
@@ -38,6 +39,22 @@ class Variational(Diffusion, ABC):
 
     def latents(self, randomness: PerImage) -> Float[Tensor, "T n d"]:
         return self.prior.sample(self.degradation.T, randomness)
+
+    @torch.no_grad()
+    def encode_path(self, x0: Float[Tensor, "b c h w"]) -> Normal:
+        """q(z_t | x_t, x_s) of every level along the true path, s being what the sampler asks for: over (T,b,d)."""
+        eps, posteriors = self.degradation.draw(x0), []
+        for level in range(1, self.degradation.T + 1):
+            t = torch.full((len(x0),), level, device=x0.device)
+            s = self.sampler.level(t)
+            v = self.perturbation.noisy(self.degradation(x0, t, eps))
+            posteriors.append(self.encode(v, self.degradation(x0, s, eps), t, s))
+        mean, std = (torch.stack([getattr(q, name) for q in posteriors]) for name in ("mean", "stddev"))
+        return Normal(mean, std, validate_args=False)
+
+    def finish(self, x0: Iterable[Float[Tensor, "b c h w"]]) -> None:
+        """Fit the prior to the posteriors of the training images."""
+        self.prior.fit(self.encode_path(x.to(self.device)) for x in x0)
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.perturbation(batch, self) if self.training else self.perturbation.on_true_path(batch)

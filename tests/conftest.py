@@ -1,0 +1,100 @@
+"""What the tests share: configs as the command line composes them, commands as a user starts them, one tiny run."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra import initialize_config_dir
+
+from vcd.cli import CONF
+
+torch.set_num_threads(1)
+
+TINY = [
+    "dataset=digits", "T=3", "network=tiny", "network.unet.dim=8", "network.unet.dropout=0", "network.encoder.latent=4",
+    "batch_size=16", "callbacks.pictures.n=4", "callbacks.pictures.rows=2",
+]  # fmt: skip
+SHORT = [
+    *TINY, "trainer.max_steps=20", "checkpoint_every=10", "trainer.val_check_interval=10", "trainer.log_every_n_steps=5",
+    "trainer.accelerator=cpu", "trainer.precision=32-true", "ema_decay=0.9", "optimizer.lr=0.003",
+]  # fmt: skip
+ROLLOUT = ["model=vcd", "perturbation=rollout", "perturbation.warmup=4", "perturbation.p=0.2", "perturbation.sigma=0.1"]
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "ignore:.*PEP 484 type hint.*")  # beartype on DictConfig
+
+
+@pytest.fixture(scope="session")
+def compose():
+    """compose("key=value", ..., config="train"): a config, as from the command line."""
+    from vcd.runs import register_resolvers
+
+    register_resolvers()
+
+    def compose(*overrides: str, config: str = "train"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose(config, list(overrides))
+
+    return compose
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory):
+    """command("train", "key=value", ..., cwd=folder): `python -m vcd.train key=value ...` in a process of its own."""
+    nothing = tmp_path_factory.mktemp("no-data")
+
+    def run(verb: str, *arguments: str, cwd: Path, python: tuple[str, ...] = (), **environment: str):
+        path = os.pathsep.join([str(CONF.parent), str(cwd)])
+        unset = {"VCD_TRACEBACK", "HYDRA_FULL_ERROR"}
+        given = {k: v for k, v in os.environ.items() if k not in unset}
+        environment = {**given, "PYTHONPATH": path, "VCD_DATA": str(nothing), **environment}
+        line = [sys.executable, *python, "-m", f"vcd.{verb}", *arguments]
+        return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+
+    return run
+
+
+@dataclass
+class Run:
+    """A run as it was started: where, how, and what it said."""
+
+    cwd: Path
+    arguments: list[str]
+    process: subprocess.CompletedProcess
+
+    @property
+    def last(self) -> Path:
+        return Path(self.process.stdout.splitlines()[-1].split(maxsplit=1)[1])
+
+
+@pytest.fixture(scope="session")
+def trained(command, tmp_path_factory) -> Run:
+    """VCD, trained on the digits for 20 steps, past the warm-up of its rollout."""
+    cwd, arguments = tmp_path_factory.mktemp("trained"), [*SHORT, *ROLLOUT]
+    process = command("train", *arguments, cwd=cwd)
+    assert process.returncode == 0, process.stderr
+    return Run(cwd, arguments, process)
+
+
+@pytest.fixture
+def seed():
+    """The same random numbers at every start of this test."""
+    torch.manual_seed(0)
+
+
+@torch.no_grad()
+def scramble(module: torch.nn.Module, std: float = 0.3, seed: int = 1) -> torch.nn.Module:
+    """The module with every parameter drawn anew, so that nothing is zero or one by initialisation."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+    return module
