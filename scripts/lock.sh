@@ -21,6 +21,7 @@ export PIPENV_PIPFILE="$work/Pipfile" PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIR
 export PIP_CONFIG_FILE=/dev/null
 unset PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIPENV_PYPI_MIRROR PIPENV_ACTIVE
 
+export TMPDIR="$work" # pipenv leaves files behind
 echo "Resolving Pipfile (about a minute)"
 "$pipenv" lock --python "$python"
 "$python" scripts/strip_lock.py "$work/Pipfile.lock"

@@ -19,7 +19,7 @@ from vcd.cli import CONF
 torch.set_num_threads(1)
 
 TINY = [
-    "dataset=digits", "T=3", "network=tiny", "network.unet.dim=8", "network.unet.dropout=0", "network.encoder.latent=4",
+    "dataset=digits", "T=3", "network=tiny", "network.unet.dim=8", "network.unet.dropout=0.0", "network.encoder.latent=4",
     "batch_size=16", "callbacks.pictures.n=4", "callbacks.pictures.rows=2",
 ]  # fmt: skip
 SHORT = [

@@ -4,6 +4,7 @@ sigma is the std of Gaussian noise in training, delta that of the noise which jo
 units of images in [-1, 1] (twice the papers' [0, 1] units).
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -124,12 +125,13 @@ class Rollout(Perturbation):
         eps = None if batch.eps is None else batch.eps[order]
         x = D(x0, k, eps)
         for n in _active(k - t):
-            level, e = k[:n], None if eps is None else eps[:n]
+            m = min(len(x), math.ceil(n / 16) * 16)  # few sizes of batch: kernels are made ready for each anew
+            level, e = k[:m], None if eps is None else eps[:m]
             s = sampler.level(level)
-            v = self.noisy(x[:n])
-            z = teacher.encode(v, D(x0[:n], s, e), level, s).sample()
-            x = torch.cat([sampler.step(teacher, v, level, z)[0], x[n:]])
-            k = torch.cat([level - 1, k[n:]])
+            v = self.noisy(x[:m])
+            z = teacher.encode(v, D(x0[:m], s, e), level, s).sample()
+            x = torch.cat([sampler.step(teacher, v, level, z)[0][:n], x[n:]])
+            k = torch.cat([k[:n] - 1, k[n:]])
         shown = torch.empty_like(x)
         shown[order] = x
         v = self.noisy(shown)

@@ -18,7 +18,6 @@ from vcd.networks.encoder import Encoder
 from vcd.priors import Prior
 from vcd.randomness import PerImage
 
-
 log = logging.getLogger(__name__)
 
 

@@ -17,11 +17,8 @@ from vcd.errors import UserError
 
 def projection(d: int, width: int, nonlinear: bool) -> nn.Sequential:
     """z (B, d) -> (B, width) by three linear layers, with SiLU between them or, as published, nothing."""
-    layers: list[nn.Module] = [nn.Linear(d, width)]
-    for _ in range(2):
-        layers += [nn.SiLU()] if nonlinear else []
-        layers += [nn.Linear(width, width)]
-    return nn.Sequential(*layers)
+    between = nn.SiLU if nonlinear else nn.Identity
+    return nn.Sequential(nn.Linear(d, d), between(), nn.Linear(d, d), between(), nn.Linear(d, width))
 
 
 class Injection(nn.Module, ABC):
