@@ -24,7 +24,8 @@ TINY = [
 ]  # fmt: skip
 SHORT = [
     *TINY, "trainer.max_steps=20", "checkpoint_every=10", "trainer.val_check_interval=10", "trainer.log_every_n_steps=5",
-    "trainer.accelerator=cpu", "trainer.precision=32-true", "ema_decay=0.9", "optimizer.lr=0.003",
+    "trainer.accelerator=cpu", "trainer.precision=32-true", "ema_decay=0.9", "optimizer.lr=0.003", "scheduler=constant",
+    "scheduler.warmup=2", "prior=mixture", "prior.images=300", "prior.components=2",
 ]  # fmt: skip
 ROLLOUT = ["model=vcd", "perturbation=rollout", "perturbation.warmup=4", "perturbation.p=0.2", "perturbation.sigma=0.1"]
 

@@ -156,13 +156,15 @@ def test_after_a_return_the_errors_begin_anew():
 
 
 def test_each_step_is_asked_for_at_the_level_it_starts_from():
+    """For one image at a time: T, T - 1, ..., t + 1, each time the level below."""
     model = Biased(Ramp(T=T), Sequential())
-    batch = batch_of(model.degradation, 12)
-    rollout(p=0.0)(batch, model)
-    asked = sorted(level for t, _ in model.asked for level in t.tolist())
-    expected = sorted(level for t in batch.t.tolist() for level in range(t + 1, T + 1))
-    assert asked == expected
-    assert all(torch.equal(s, t - 1) for t, s in model.asked)
+    batch = batch_of(model.degradation, T)
+    for i in range(T):
+        model.asked.clear()
+        one = Degraded(*(None if value is None else value[i : i + 1] for value in vars(batch).values()))
+        rollout(p=0.0)(one, model)
+        assert [t.tolist() for t, _ in model.asked] == [[level] for level in range(T, int(one.t), -1)]
+        assert all(torch.equal(s, t - 1) for t, s in model.asked)
 
 
 @pytest.mark.parametrize("name", ["black_blur", "pixelate", "gaussian_blur", "noise", "black_noise"])

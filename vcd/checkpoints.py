@@ -78,8 +78,9 @@ def load(
         cfg.model[name] = node
     model = build(cfg)
     state = checkpoint["current_model_state" if raw and "current_model_state" in checkpoint else "state_dict"]
+    needed = model.state_dict()
     replaced = tuple(f"{name}." for name in parts or {})
-    state = {name: value for name, value in state.items() if not name.startswith(replaced)} if replaced else state
+    state = {name: value for name, value in state.items() if name in needed or not name.startswith(replaced)}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -21,8 +22,8 @@ def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
 
 
-def grid(images: UInt8[Tensor, "n c h w"], columns: int | None = None, pad: int = 2, scale: int | None = None):
-    """Tile images, row by row, into one PIL image; small ones are enlarged by a whole factor, exactly.
+def grid(images: UInt8[Tensor, "n c h w"], columns: int | None = None, scale: int | None = None):
+    """Tile images, row by row and on grey, into one PIL image; small ones are enlarged by a whole factor, exactly.
 
     `columns` defaults to the square root of n; `scale` to what brings an image to about 64 pixels.
     """
@@ -31,15 +32,11 @@ def grid(images: UInt8[Tensor, "n c h w"], columns: int | None = None, pad: int 
     n, c, h, w = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     scale = scale or max(1, 64 // max(h, w))
-    rows = math.ceil(n / columns)
-    if c == 1:
-        images = images.expand(n, 3, h, w)
-    big = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    H, W = h * scale + pad, w * scale + pad
-    sheet = torch.full((3, rows * H + pad, columns * W + pad), 255, dtype=torch.uint8)
-    for i, image in enumerate(big):
-        y, x = divmod(i, columns)
-        sheet[:, y * H + pad : (y + 1) * H, x * W + pad : (x + 1) * W] = image
+    rows, gap = math.ceil(n / columns), max(2, scale)
+    big = images.expand(n, 3, h, w).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    empty = torch.full((rows * columns - n, *big.shape[1:]), 128, dtype=torch.uint8)
+    tiles = F.pad(torch.cat([big, empty]), (0, gap, 0, gap), value=128).unflatten(0, (rows, columns))
+    sheet = F.pad(tiles.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2), (gap, 0, gap, 0), value=128)
     return Image.fromarray(sheet.permute(1, 2, 0).numpy())
 
 

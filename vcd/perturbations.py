@@ -89,16 +89,19 @@ class Rollout(Perturbation):
 
     p: probability of return; p_warmup holds for the first `warmup` steps (live weights), then p is reached linearly
     over `anneal` steps (averaged weights; 0: at once, as published). true_share: images kept on the true path.
+    most: the longest rollout, in levels; None: up to T.
     """
 
     def __init__(
-        self, *, p: float, p_warmup: float, warmup: int, anneal: int, true_share: float, sigma: float, delta: float
-    ):
+        self, *, p: float, p_warmup: float, warmup: int, anneal: int, true_share: float, sigma: float, delta: float,
+        most: int | None = None,
+    ):  # fmt: skip
         super().__init__(sigma=sigma, delta=delta)
         for key, value in (("p", p), ("p_warmup", p_warmup), ("true_share", true_share)):
             if not 0.0 <= value <= 1.0:
                 raise UserError(f"perturbation.{key}={value} is a probability: between 0 and 1")
-        self.p, self.p_warmup, self.warmup, self.anneal, self.true_share = p, p_warmup, warmup, anneal, true_share
+        self.p, self.p_warmup, self.warmup, self.anneal = p, p_warmup, warmup, anneal
+        self.true_share, self.most = true_share, most
 
     def probability(self, step: int) -> float:
         """Probability of return at training step `step`."""
@@ -113,7 +116,7 @@ class Rollout(Perturbation):
         never = torch.full_like(u, float(T))  # p = 0: from x_T every time
         J = torch.floor(torch.log1p(-u) / torch.log1p(torch.tensor(-p))) if 0 < p < 1 else (never if p == 0 else 0 * u)
         kept = torch.rand(t.shape, device=t.device) < self.true_share
-        return torch.where(kept, t, torch.minimum(t + J.clamp(max=T).long(), torch.full_like(t, T)))
+        return torch.where(kept, t, (t + J.clamp(max=self.most or T).long()).clamp(max=T))
 
     @torch.no_grad()
     def __call__(self, batch, model):

@@ -14,9 +14,9 @@ from vcd.errors import UserError
 
 # What may differ between two starts of one run: where things are and how they are watched, not what is computed.
 INCIDENTAL = (
-    "hydra", "runs", "run_dir", "data", "logger", "callbacks", "dataset.source.root", "trainer.devices",
-    "trainer.accelerator", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.val_check_interval",
-)  # fmt: skip
+    *("hydra", "runs", "run_dir", "data", "threads", "checkpoint_every", "logger", "callbacks", "dataset.source.root"),
+    *(f"trainer.{key}" for key in ("devices", "accelerator", "enable_progress_bar", "log_every_n_steps", "val_check_interval")),
+)
 
 
 def digest(root: DictConfig) -> str:

@@ -31,6 +31,7 @@ def main(cfg: DictConfig) -> None:
 def train(cfg: DictConfig, run: RunFolder) -> None:
     """Fit, from the last checkpoint where there is one; leave pictures and curves; mark the run as finished."""
     import pytorch_lightning as L
+    import torch
     from hydra.utils import instantiate
 
     from vcd import checkpoints, curves
@@ -40,6 +41,8 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     from vcd.quiet import quiet
 
     quiet()
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
     L.seed_everything(cfg.seed, verbose=False)
     model = checkpoints.build(cfg)
     data = DegradationDataModule(

@@ -1,0 +1,174 @@
+"""Every yaml in conf/ composes, says when to use it and builds what it names; every combination that fits takes a step."""
+
+from functools import cache
+
+import hydra
+import pytest
+import torch
+from conftest import TINY
+from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from vcd import checkpoints
+from vcd.cli import CONF
+from vcd.data.base import ImageData
+from vcd.data.datamodule import Degraded
+from vcd.degradations.base import Degradation
+from vcd.errors import UserError
+from vcd.models.base import Diffusion
+from vcd.predictions import Residual
+
+YAMLS = sorted(CONF.rglob("*.yaml"))
+ENTRIES = [path.stem for path in YAMLS if path.parent == CONF]
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+NEEDS = {("dataset", "folder"): ["dataset.path=somewhere"], ("prediction", "residual"): ["degradation=noise"]}
+PARTS = {("model", "parts"), ("model", "variational")}  # what others are made of; no model themselves
+
+
+def names(group: str) -> list[str]:
+    """What can be chosen; what lies deeper is part of these."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@cache
+def defaults_of(entry: str) -> dict:
+    """The groups of an entry point, by its defaults."""
+    listed = OmegaConf.to_container(OmegaConf.load(CONF / f"{entry}.yaml"))["defaults"]
+    return {key: value for item in listed if isinstance(item, dict) for key, value in item.items()}
+
+
+def chosen(group: str, option: str) -> tuple[str, list[str]]:
+    """(entry point, overrides) that put this option over the default config."""
+    entry = next((e for e in ("train", *ENTRIES) if group in defaults_of(e)), "train")
+    override = f"{group}={option}" if group in defaults_of(entry) else f"+{group}={option}"
+    whole = entry != "train" or group in ("experiment", "sweep", "debug")
+    tiny = [] if whole else ["dataset=digits", "network=tiny"]
+    return entry, [*(o for o in tiny if not o.startswith(f"{group}=")), override, *NEEDS.get((group, option), [])]
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.relative_to(CONF).as_posix())
+def test_every_yaml_says_when_to_use_it(path):
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# ") and len(lines[0]) > 10 and path.read_text().endswith("\n")
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_point_has_a_config(compose, entry):
+    assert (CONF.parent / "vcd" / f"{entry}.py").exists()
+    compose(config=entry)
+
+
+@pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in names(group)])
+def test_every_option_composes_and_builds_what_it_names(compose, group, option, tmp_path, monkeypatch):
+    monkeypatch.setenv("VCD_DATA", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    compose()  # registers the resolvers
+    entry, overrides = chosen(group, option)
+    if entry == "train":
+        overrides += [f"runs={tmp_path}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose(entry, overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    try:
+        if entry == "train":  # the parts of vcd.sample, for instance, are completed by the checkpoint's config
+            OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+            build(cfg, group, option)
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+def build(cfg: DictConfig, group: str, option: str) -> None:
+    """What the option names, and with it the model, its optimiser and its schedule."""
+    if group == "dataset":
+        data = instantiate(cfg.dataset.source)
+        assert isinstance(data, ImageData) and (data.size, data.channels) == (cfg.dataset.size, cfg.dataset.channels)
+    elif group == "logger":
+        assert all(logger(config={"seed": 0}) for logger in instantiate(cfg.logger).values())
+    elif group == "callbacks":
+        assert instantiate(cfg.callbacks)
+    elif group == "trainer":
+        trainer = instantiate(cfg.trainer, _partial_=True)(logger=False, accelerator="cpu", enable_progress_bar=False)
+        assert trainer.max_steps == cfg.trainer.max_steps
+    elif (group, option) not in PARTS:
+        if group == "experiment":  # at full size it is slow to build, and adds nothing
+            cfg.network.unet.dim, cfg.network.encoder.latent = 8, 4
+        model = checkpoints.build(cfg)
+        assert isinstance(model, Diffusion)
+        (optimizer,), (schedule,) = model.configure_optimizers()
+        assert optimizer.param_groups[0]["lr"] <= cfg.optimizer.lr and schedule["interval"] == "step"
+
+
+@pytest.mark.parametrize("option", names("experiment"))
+def test_published_experiments_are_what_their_names_say(compose, option):
+    model, _, dataset = option.partition("_")
+    if model not in names("model") or dataset not in names("dataset"):
+        pytest.skip("not named by model and data set")
+    cfg = compose(f"experiment={option}")
+    assert cfg.dataset.name == dataset and cfg.network.unet.size == cfg.dataset.size
+    assert cfg.model._target_.rpartition(".")[2].lower() == model
+    assert cfg.trainer.max_steps * cfg.batch_size > 10_000_000  # 999 epochs
+    assert compose(f"experiment={option}", "model.beta=7", "batch_size=2").model.beta == 7
+
+
+# --- one step of every combination ------------------------------------------------------------------------------------
+
+MODELS, PREDICTIONS, DEGRADATIONS = names("model"), names("prediction"), names("degradation")
+MODELS = [m for m in MODELS if ("model", m) not in PARTS]
+
+
+@cache
+def shapes() -> dict[str, DictConfig]:
+    """The data sets' settings, one of each kind: size, channels, T and kernel."""
+    nodes = {name: OmegaConf.load(CONF / "dataset" / f"{name}.yaml") for name in names("dataset")}
+    kinds = {(n.size, n.channels, n.T, str(n.kernel), n.get("sigma_min")): name for name, n in nodes.items()}
+    return {name: nodes[name] for name in sorted(kinds.values())}
+
+
+@cache
+def degradation_config(name: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("train", [f"degradation={name}"])
+
+
+@cache
+def degradation_for(name: str, dataset: str) -> Degradation:
+    cfg = degradation_config(name).copy()
+    cfg.dataset = shapes()[dataset]
+    return instantiate(cfg.degradation)
+
+
+@pytest.mark.parametrize("dataset", shapes())
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_combination_takes_a_step(compose, model, prediction, dataset):
+    """Model x prediction x data set x degradation: losses, backward, and a step of the optimiser."""
+    overrides = [o for o in TINY if not o.startswith(("dataset=", "T="))]
+    overrides += ["network.unet.mults=[1,1,1,1]", "network.unet.attention=[3]", "network.unet.blocks=1"]
+    cfg = compose(*overrides, f"model={model}", f"prediction={prediction}", *NEEDS.get(("prediction", prediction), []))
+    cfg.dataset = shapes()[dataset]
+    torch.manual_seed(0)
+    n, served = 2, 0
+    parts = {k: instantiate(v) if isinstance(v, DictConfig) else v for k, v in cfg.model.items() if k != "_target_"}
+    for name in DEGRADATIONS:
+        D = degradation_for(name, dataset)
+        try:
+            diffusion = get_class(cfg.model._target_)(degradation=D, **parts).train()
+        except UserError:
+            assert isinstance(parts["prediction"], Residual) and name != "noise"
+            continue
+        served += 1
+        (optimizer,), _ = diffusion.configure_optimizers()
+        x0 = torch.rand(n, cfg.dataset.channels, cfg.dataset.size, cfg.dataset.size) * 2 - 1
+        t = torch.arange(n) * (D.T - 1) // (n - 1) + 1
+        s, eps = diffusion.prediction.level(t), D.draw(x0)
+        batch = Degraded(x0, t, s, D(x0, t, eps), D(x0, s, eps), eps, torch.zeros(n, dtype=torch.long))
+        before = [p.detach().clone() for p in diffusion.parameters()]
+        losses = diffusion.losses(batch)
+        assert losses.total.isfinite() and all(v.shape == (n,) and v.isfinite().all() for v in losses.terms.values())
+        losses.total.backward()
+        optimizer.step()
+        assert any((p != b).any() for p, b in zip(diffusion.parameters(), before, strict=True))
+        assert all(p.isfinite().all() for p in diffusion.parameters())
+    assert served == (1 if prediction == "residual" else len(DEGRADATIONS))

@@ -1,0 +1,324 @@
+"""`python -m vcd.train`, started as a user starts it: it ends, resumes exactly, refuses and fails in one sentence."""
+
+import csv
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROLLOUT, SHORT, Run
+
+from vcd.cli import CONF, explain
+
+SABOTAGE = '''
+"""What can happen to a run, as callbacks."""
+import os
+import resource
+import signal
+
+from pytorch_lightning import Callback
+
+
+class Kill(Callback):
+    """kill -9 as soon as `hook` is reached at step `at`."""
+
+    def __init__(self, hook, at):
+        def kill(trainer, *_, **__):
+            if trainer.global_step == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(self, hook, kill)
+
+
+class DiskFull(Callback):
+    """From step `at` on no file may grow beyond `size` bytes."""
+
+    def __init__(self, at, size):
+        self.at, self.size = at, size
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.at:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
+'''
+WARM = ["model=vwd", "perturbation=gaussian", "perturbation.sigma=0.1", "prediction=vxt"]
+
+
+def kill(hook: str, at: int) -> str:
+    return f"+callbacks.kill={{_target_: sabotage.Kill, hook: {hook}, at: {at}}}"
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def only_run(cwd: Path) -> Path:
+    (folder,) = (cwd / "runs").iterdir()
+    return folder
+
+
+def one_sentence(process: subprocess.CompletedProcess) -> str:
+    """The error of a failed process: one line, no traceback."""
+    assert process.returncode == 1 and "Traceback" not in process.stderr, process.stderr
+    (line,) = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert process.stderr.splitlines()[-1] == line
+    return line.removeprefix("error: ")
+
+
+def differences(a, b, path: str = "") -> list[str]:
+    """Where two nested structures of plain types and tensors are not equal, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return [] if isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b) else [path]
+    if isinstance(a, dict):
+        if not isinstance(b, dict) or list(a) != list(b):
+            return [f"{path} (keys)"]
+        return [d for key in a for d in differences(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, (list, tuple)):
+        if type(a) is not type(b) or len(a) != len(b):
+            return [f"{path} (length)"]
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}/{i}")]
+    return [] if type(a) is type(b) and a == b else [f"{path}: {a} != {b}"]
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_ends_by_naming_what_there_is_to_see(trained):
+    lines = trained.process.stdout.splitlines()
+    found = {}
+    for line in reversed(lines):
+        name, _, path = line.partition(" ")
+        if not Path(path.strip()).is_absolute():
+            break
+        found[name] = Path(path.strip())
+    assert set(found) == {"samples", "sequences", "animation", "curves", "metrics", "checkpoint"}
+    assert all(path.is_file() and path.stat().st_size > 0 for path in found.values())
+    assert lines[-1].endswith("last.ckpt") and trained.last == found["checkpoint"]
+    assert {path.parent for path in found.values()} == {only_run(trained.cwd)}
+    assert "20/20" in trained.process.stdout  # the progress bar
+    assert "Traceback" not in trained.process.stderr
+    assert not [path for path in trained.last.parent.rglob(".*")]  # nothing half written is left
+
+
+def test_the_same_command_again_says_finished_and_does_nothing(trained, command):
+    before = files(trained.last.parent)
+    again = command("train", *trained.arguments, cwd=trained.cwd)
+    assert again.returncode == 0, again.stderr
+    assert "finished" in again.stdout.splitlines()[0]
+    assert again.stdout.splitlines()[1:] == trained.process.stdout.splitlines()[-6:]
+    after = files(trained.last.parent)
+    log = "train.log"  # it may say so, too
+    assert {k: v for k, v in after.items() if k != log} == {k: v for k, v in before.items() if k != log}
+
+
+def test_everything_is_logged_by_name_and_unit(trained):
+    with open(trained.last.parent / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    terms = {"loss", "reconstruction_sse", "kl_bits"}
+    for stage in ("train", "val"):
+        for name in {f"{stage}/{term}" for term in terms} | {
+            f"{stage}/{term}/t{t:02}" for term in terms for t in (1, 2, 3)
+        }:
+            values = [float(row[name]) for row in rows if row[name]]
+            assert len(values) == (4 if stage == "train" else 2), name
+            assert all(0 <= value < 1e6 for value in values)
+    assert [row["val/active_units"] != "" for row in rows].count(True) == 2
+    steps = [int(row["step"]) for row in rows]
+    assert steps == sorted(set(steps))
+
+
+def test_the_checkpoint_is_plain_and_holds_raw_and_averaged_weights(trained):
+    checkpoint = torch.load(trained.last, weights_only=True)
+    averaged, raw = checkpoint["state_dict"], checkpoint["current_model_state"]
+    assert checkpoint["global_step"] == 20 and averaged.keys() == raw.keys()
+    weights = [name for name in raw if name.startswith(("network.", "encoder."))]
+    assert len(weights) > 50
+    assert all(averaged[name].isfinite().all() and raw[name].isfinite().all() for name in weights)
+    assert sum(not torch.equal(averaged[name], raw[name]) for name in weights) > 0.9 * len(weights)
+    distance = max((averaged[name] - raw[name]).abs().max().item() for name in weights)
+    assert distance < 0.2  # an average of the last steps, not of something else
+
+
+def test_the_run_folder_says_how_it_was_made(trained, compose):
+    import json
+
+    from omegaconf import OmegaConf
+
+    folder = trained.last.parent
+    config = OmegaConf.load(folder / "config.yaml")
+    assert config.trainer.max_steps == 20 and config.model.perturbation.warmup == 4
+    checkpoint = torch.load(trained.last, weights_only=True)
+    plain = OmegaConf.to_container(config)
+    assert next(value for value in checkpoint.values() if isinstance(value, dict) and "dataset" in value) == plain
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == "finished" and status["identity"].endswith("-seed0")
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def warm(command, tmp_path_factory) -> Run:
+    """VWD, as `trained`."""
+    cwd, arguments = tmp_path_factory.mktemp("warm"), [*SHORT, *WARM]
+    process = command("train", *arguments, cwd=cwd)
+    assert process.returncode == 0, process.stderr
+    return Run(cwd, arguments, process)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("model", ["trained", "warm"])
+@pytest.mark.parametrize(
+    ("hook", "at", "saved"),
+    [
+        ("on_train_batch_start", 13, 10),  # on the way
+        ("on_validation_batch_start", 10, 10),  # in the validation that follows the checkpoint
+        ("on_train_end", 20, 20),  # all steps done, nothing fitted or drawn yet
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(request, command, tmp_path, model, hook, at, saved):
+    straight = request.getfixturevalue(model)
+    (tmp_path / "sabotage.py").write_text(SABOTAGE)
+    killed = command("train", *straight.arguments, kill(hook, at), cwd=tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    folder = only_run(tmp_path)
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == saved
+    resumed = command("train", *straight.arguments, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resuming at step {saved} of 20" in resumed.stdout
+    assert only_run(tmp_path) == folder and folder.name == straight.last.parent.name
+
+    expected, found = (torch.load(path, weights_only=True) for path in (straight.last, folder / "last.ckpt"))
+    for key in (
+        "current_model_state",
+        "state_dict",
+        "averaging_state",
+        "optimizer_states",
+        "lr_schedulers",
+        "global_step",
+    ):
+        assert not differences(expected[key], found[key], key)
+    random = [{k: v for k, v in c["callbacks"].items() if "Random" in k} for c in (expected, found)]
+    assert len(random[0]) == 1 and not differences(*random)
+    assert (folder / "metrics.csv").read_text() == (straight.last.parent / "metrics.csv").read_text()
+    for picture in ("samples.png", "sequences.png", "sequences.gif"):
+        assert (folder / picture).read_bytes() == (straight.last.parent / picture).read_bytes()
+
+
+# --- what goes wrong on the way ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_a_loss_that_is_not_finite_stops_with_a_finite_checkpoint(command, tmp_path):
+    arguments = [
+        *SHORT,
+        *WARM,
+        "checkpoint_every=1",
+        "optimizer.lr=1e30",
+        "trainer.gradient_clip_val=null",
+        "scheduler=constant",
+    ]
+    sentence = one_sentence(command("train", *arguments, cwd=tmp_path))
+    assert "no longer finite" in sentence and "optimizer.lr" in sentence
+    last = only_run(tmp_path) / "last.ckpt"
+    if last.exists():
+        checkpoint = torch.load(last, weights_only=True)
+        for state in ("state_dict", "current_model_state"):
+            assert all(value.isfinite().all() for value in checkpoint[state].values())
+
+
+@pytest.mark.long
+def test_a_full_disk_costs_the_new_checkpoint_and_not_the_previous_one(command, tmp_path):
+    (tmp_path / "sabotage.py").write_text(SABOTAGE)
+    full = "+callbacks.full={_target_: sabotage.DiskFull, at: 15, size: 65536}"
+    sentence = one_sentence(command("train", *SHORT, *WARM, full, cwd=tmp_path))
+    folder = only_run(tmp_path)
+    assert str(folder / "last.ckpt") in sentence and "previous one is kept" in sentence
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 10
+    assert (folder / "last.ckpt").stat().st_size > 65536
+    assert not list(folder.glob(".*"))
+    resumed = command("train", *SHORT, *WARM, cwd=tmp_path)
+    assert resumed.returncode == 0 and "resuming at step 10 of 20" in resumed.stdout, resumed.stderr
+
+
+def test_the_run_folder_of_another_configuration_is_refused(trained, command, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained.last.parent, folder)
+    before = files(folder)
+    for other in ("model.beta=7", "seed=1"):
+        process = command("train", *trained.arguments, other, f"run_dir={folder}", cwd=tmp_path)
+        assert f"run_dir={folder} belongs to another configuration" in one_sentence(process)
+    after = files(folder)
+    assert {k: v for k, v in after.items() if k != "train.log"} == {k: v for k, v in before.items() if k != "train.log"}
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_the_groups_without_importing_torch(command, tmp_path):
+    process = command("train", "--help", cwd=tmp_path, python=("-X", "importtime"))
+    assert process.returncode == 0
+    modules = {
+        line.rpartition("|")[2].strip() for line in process.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert {"hydra", "vcd.cli"} <= modules
+    assert not {"torch", "pytorch_lightning", "numpy", "matplotlib", "wandb"} & modules
+    groups = [path for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "experiment")]
+    for group in groups:
+        (line,) = [line for line in process.stdout.splitlines() if line.startswith(f"{group.name}: ")]
+        assert set(line.partition(": ")[2].split(", ")) == {path.stem for path in group.glob("*.yaml")}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["trainer.max_stepps=3"], ["there is no key 'trainer.max_stepps'", "did you mean trainer.max_steps"]),
+        (["degradation=blurr"], ["'blurr' is no degradation", "did you mean blur", "pixelate"]),
+        (["degradatoin=blur"], ["'degradatoin'", "did you mean degradation"]),
+        (["T=0"], ["T=0: the number of levels must be a whole number of at least 1"]),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_one_sentence_that_names_the_mend(command, tmp_path, arguments, parts):
+    sentence = one_sentence(command("train", *SHORT, *arguments, cwd=tmp_path))
+    assert all(part in sentence for part in parts), sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "beginning"),
+    [
+        (["network.encoder.latent=0"], "network.encoder.latent=0: "),
+        (["network.unet.heads=3"], "network.heads=3 does not divide"),
+        (["network.unet.mults=[1,1,1,1,1]"], "network.mults=[1, 1, 1, 1, 1] halves the image more often"),
+        (["degradation=pixelate", "T=8"], "T=8: 8x8 images can be pixelated to 7 levels only"),
+        (["prediction=residual"], "prediction=residual needs the noise of degradation=noise"),
+        (["perturbation=rollout", "perturbation.p=1.5"], "perturbation.p=1.5 is a probability"),
+        (["perturbation=gaussian", "perturbation.sigma=-0.5"], "perturbation.sigma=-0.5 is a standard deviation"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_values_that_do_not_fit_are_one_sentence(compose, arguments, beginning):
+    from vcd import checkpoints
+
+    cfg = compose(*SHORT, *arguments)
+    with pytest.raises(Exception) as caught:
+        checkpoints.build(cfg)
+    assert explain(caught.value, "train").startswith(beginning)
+
+
+def test_the_identity_is_what_is_computed_not_where_or_how_it_is_watched(compose):
+    from vcd.runs import digest
+
+    reference = digest(compose(*SHORT, *ROLLOUT))
+    for same in (["runs=elsewhere"], ["data.root=elsewhere"], ["callbacks.pictures.n=9"], ["seed=5"],
+                 ["trainer.log_every_n_steps=7"], ["trainer.devices=2"]):  # fmt: skip
+        assert digest(compose(*SHORT, *ROLLOUT, *same)) == reference, same
+    others = [["model.beta=7"], ["T=4"], ["trainer.max_steps=21"], ["batch_size=17"], ["optimizer.lr=0.004"], ["ema_decay=0.5"],
+              ["degradation=blur"], ["perturbation.p=0.25"], ["dataset.flip=true"], ["network.unet.dim=16"]]  # fmt: skip
+    digests = {digest(compose(*SHORT, *ROLLOUT, *other)) for other in others}
+    assert len(digests) == len(others) and reference not in digests
