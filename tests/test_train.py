@@ -209,26 +209,52 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(request, command, t
         assert (folder / picture).read_bytes() == (straight.last.parent / picture).read_bytes()
 
 
+@pytest.mark.long
+def test_curves_go_on_where_a_checkpoint_falls_between_two_reports(command, tmp_path):
+    """Saved at step 7, reported at 5 and 10: the row of step 10 holds the steps before the kill as well."""
+    arguments = [*SHORT, *WARM, "trainer.max_steps=11", "checkpoint_every=7", "prior=independent"]
+    arguments = [argument for argument in arguments if not argument.startswith("prior.")]
+    curves = []
+    for name in ("straight", "killed"):
+        cwd = tmp_path / name
+        cwd.mkdir()
+        (cwd / "sabotage.py").write_text(SABOTAGE)
+        if name == "killed":
+            assert command("train", *arguments, kill("on_train_batch_start", 8), cwd=cwd).returncode == -signal.SIGKILL
+        process = command("train", *arguments, cwd=cwd)
+        assert process.returncode == 0, process.stderr
+        curves.append((only_run(cwd) / "metrics.csv").read_text())
+    assert curves[0] == curves[1]
+
+
 # --- what goes wrong on the way ---------------------------------------------------------------------------------------
+
+
+WILD = ["trainer.gradient_clip_val=null", "scheduler=constant", "scheduler.warmup=0", "checkpoint_every=1"]
+
+
+def finite(last: Path) -> bool:
+    checkpoint = torch.load(last, weights_only=True)
+    return all(
+        v.isfinite().all() for state in ("state_dict", "current_model_state") for v in checkpoint[state].values()
+    )
 
 
 @pytest.mark.long
 def test_a_loss_that_is_not_finite_stops_with_a_finite_checkpoint(command, tmp_path):
-    arguments = [
-        *SHORT,
-        *WARM,
-        "checkpoint_every=1",
-        "optimizer.lr=1e30",
-        "trainer.gradient_clip_val=null",
-        "scheduler=constant",
-    ]
-    sentence = one_sentence(command("train", *arguments, cwd=tmp_path))
+    sentence = one_sentence(command("train", *SHORT, *WARM, *WILD, "optimizer.lr=1e30", cwd=tmp_path))
     assert "no longer finite" in sentence and "optimizer.lr" in sentence
+    assert finite(only_run(tmp_path) / "last.ckpt")
+
+
+@pytest.mark.long
+def test_weights_that_are_not_finite_are_never_saved(command, tmp_path):
+    """The loss of the step that makes them infinite is still finite."""
+    descent = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "optimizer.lr=3e38"]
+    sentence = one_sentence(command("train", *SHORT, *WARM, *WILD, *descent, cwd=tmp_path))
+    assert "no longer finite" in sentence
     last = only_run(tmp_path) / "last.ckpt"
-    if last.exists():
-        checkpoint = torch.load(last, weights_only=True)
-        for state in ("state_dict", "current_model_state"):
-            assert all(value.isfinite().all() for value in checkpoint[state].values())
+    assert not last.exists() or finite(last)
 
 
 @pytest.mark.long

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vcd.batch import Degraded
 from vcd.errors import UserError
 
 if TYPE_CHECKING:
-    from vcd.data.datamodule import Degraded
     from vcd.models.base import Diffusion
 
 
@@ -42,10 +42,10 @@ class Perturbation(ABC):
         return x + self.sigma * torch.randn_like(x) if self.sigma else x
 
     @abstractmethod
-    def __call__(self, batch: "Degraded", model: "Diffusion") -> Shown:
+    def __call__(self, batch: Degraded, model: "Diffusion") -> Shown:
         """The states shown to the network for this batch of training."""
 
-    def on_true_path(self, batch: "Degraded") -> Shown:
+    def on_true_path(self, batch: Degraded) -> Shown:
         """The states of validation: the true path, with the noise that sampling will have too."""
         v = self.noisy(batch.x_t)
         return Shown(v, v)

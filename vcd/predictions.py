@@ -5,19 +5,16 @@ output regresses to, `read` what the output says about x_s.
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vcd.batch import Degraded
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 
-if TYPE_CHECKING:
-    from vcd.data.datamodule import Degraded
-
-Images = Float[Tensor, "b c h w"]
+Pixels = Float[Tensor, "b c h w"]
 Levels = Int[Tensor, " b"]
 
 
@@ -29,11 +26,11 @@ class Prediction(ABC):
         """The level s < t that is asked for in training."""
 
     @abstractmethod
-    def target(self, batch: "Degraded", x_t: Images) -> Images:
+    def target(self, batch: Degraded, x_t: Pixels) -> Pixels:
         """What the output should be, given the state x_t that the step starts from."""
 
     @abstractmethod
-    def read(self, out: Images, x_t: Images, t: Levels, s: Levels) -> Images:
+    def read(self, out: Pixels, x_t: Pixels, t: Levels, s: Levels) -> Pixels:
         """xhat_s from the output."""
 
     def bind(self, degradation: Degradation) -> None:

@@ -50,7 +50,7 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
         degradation=model.degradation,
         prediction=model.prediction,
         batch_size=cfg.batch_size,
-        steps=cfg.trainer.max_steps * cfg.trainer.get("accumulate_grad_batches", 1),
+        steps=cfg.trainer.max_steps * cfg.trainer.accumulate_grad_batches,
         flip=cfg.dataset.flip,
         seed=cfg.seed,
     )
@@ -62,6 +62,8 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     else:
         model.start.fit(data.train_batches())
     callbacks = instantiate(cfg.callbacks)
+    if not cfg.trainer.enable_progress_bar:
+        callbacks.pop("progress", None)
     checkpoint = Checkpoint(path=run.last, every=cfg.checkpoint_every, config=run.config)  # after those whose state counts
     loggers = {name: logger(config=run.config) for name, logger in instantiate(cfg.logger).items()}
     trainer = instantiate(cfg.trainer, _partial_=True)(

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -11,25 +10,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vcd.batch import Degraded
 from vcd.data.base import ImageData, Images
 from vcd.data.draws import flipped, seeded, stratified
 from vcd.data.stream import TrainStream, ValidationPairs, permutation
 from vcd.degradations.base import Degradation
 from vcd.images import to_float
 from vcd.predictions import Prediction
-
-
-@dataclass
-class Degraded:
-    """A batch: clean images, two levels s < t each, and the images at these levels. Pixels in [-1, 1], float32."""
-
-    x0: Float[Tensor, "b c h w"]
-    t: Int64[Tensor, " b"]
-    s: Int64[Tensor, " b"]
-    x_t: Float[Tensor, "b c h w"]
-    x_s: Float[Tensor, "b c h w"]
-    eps: Float[Tensor, "b c h w"] | None  # None where the degradation is deterministic
-    label: Int64[Tensor, " b"]
 
 
 class DegradationDataModule(L.LightningDataModule):

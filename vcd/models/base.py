@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vcd.data.datamodule import Degraded
+from vcd.batch import Degraded
 from vcd.degradations.base import Degradation
 from vcd.metrics.levels import PerLevel
 from vcd.perturbations import Perturbation

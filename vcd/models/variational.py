@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from vcd.annealing import kl_weight
-from vcd.data.datamodule import Degraded
+from vcd.batch import Degraded
 from vcd.metrics.levels import ActiveUnits
 from vcd.models.base import Diffusion, Losses
 from vcd.networks.encoder import Encoder

@@ -13,7 +13,7 @@ from vcd.networks.injection import Injection
 
 
 class UNet(nn.Module):
-    """(x_t (B,C,H,W), t (B,), s (B,), z (B,d) or None) -> (B,C,H,W); zero at the start of training.
+    """(x_t (B,C,H,W), t (B,), s (B,), z (B,d) or None, which is 0) -> (B,C,H,W); zero at the start of training.
 
     dim: width; mults: width of each resolution in units of dim; attention: the resolutions (0 the finest) that have
     it; blocks: residual blocks a resolution; film: see ResBlock; injection: where z enters, None for no latents.
@@ -64,7 +64,9 @@ class UNet(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         if x_t.shape[1] != self.channels:
             raise UserError(f"the network has {self.channels} channels, the images {x_t.shape[1]}; set dataset.channels")
-        inject = self.injection if z is not None else None
+        inject = self.injection
+        if inject and z is None:
+            z = x_t.new_zeros(len(x_t), inject.latent)
         emb = self.t_embedding(t) + self.s_embedding(s)
         if inject:
             emb = inject.embed(emb, z)
