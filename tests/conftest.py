@@ -32,6 +32,7 @@ ROLLOUT = ["model=vcd", "perturbation=rollout", "perturbation.warmup=4", "pertur
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:.*PEP 484 type hint.*")  # beartype on DictConfig
+    config.addinivalue_line("filterwarnings", "ignore:.*isinstance.treespec, LeafSpec.*")  # Lightning
 
 
 @pytest.fixture(scope="session")

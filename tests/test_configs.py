@@ -12,9 +12,9 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from vcd import checkpoints
+from vcd.batch import Degraded
 from vcd.cli import CONF
 from vcd.data.base import ImageData
-from vcd.data.datamodule import Degraded
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.models.base import Diffusion

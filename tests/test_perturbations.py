@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.distributions import Normal
 
-from vcd.data.datamodule import Degraded
+from vcd.batch import Degraded
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.perturbations import Gaussian, Perturbation, Rollout, Shown, Unperturbed

@@ -5,8 +5,8 @@ import scipy.stats
 import torch
 from hydra.utils import instantiate
 
+from vcd.batch import Degraded
 from vcd.cli import CONF
-from vcd.data.datamodule import Degraded
 from vcd.degradations.base import Degradation
 from vcd.degradations.noise import Noise
 from vcd.errors import UserError

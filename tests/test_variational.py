@@ -10,7 +10,8 @@ from torch.distributions import Normal, kl_divergence
 
 from vcd import checkpoints
 from vcd.annealing import kl_weight
-from vcd.data.datamodule import DegradationDataModule, Degraded
+from vcd.batch import Degraded
+from vcd.data.datamodule import DegradationDataModule
 from vcd.data.digits import Digits
 from vcd.metrics.levels import ActiveUnits, PerLevel
 from vcd.models.variational import Variational
