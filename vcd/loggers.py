@@ -5,6 +5,7 @@ import netrc
 import os
 import secrets
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytorch_lightning.loggers import Logger, WandbLogger
@@ -76,7 +77,7 @@ class CSVMetrics(Logger):
 
 
 def wandb(*, config: dict, folder: str, project: str, name: str | None, group: str | None, job_type: str,
-          tags: list[str], offline: bool | None) -> WandbLogger:  # fmt: skip
+          tags: Sequence[str], offline: bool | None) -> WandbLogger:  # fmt: skip
     """Weights and Biases for one run folder: its run id is kept there, so that a resumed run goes on in its curves.
 
     offline=None: what WANDB_MODE says, or else offline unless there are an API key and a network.

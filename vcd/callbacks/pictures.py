@@ -26,7 +26,7 @@ class Pictures(L.Callback):
     At the end also sequences.gif. n: samples in a grid; rows: sequences.
     """
 
-    def __init__(self, *, folder: Path, n: int = 64, rows: int = 8, seed: int = 0):
+    def __init__(self, *, folder: str | Path, n: int = 64, rows: int = 8, seed: int = 0):
         self.folder, self.n, self.rows, self.seed = Path(folder), n, rows, seed
 
     def on_validation_end(self, trainer, pl_module: Diffusion) -> None:

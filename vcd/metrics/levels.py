@@ -65,7 +65,7 @@ class ActiveUnits(Metric):
         self.square.index_add_(0, t - 1, mean**2)
         self.count.index_add_(0, t - 1, torch.ones(len(t), 1, dtype=torch.float64, device=mean.device))
 
-    def compute(self) -> Float[Tensor, " T"]:
+    def compute(self) -> Int[Tensor, " T"]:
         """The number of active units at every level."""
         n = self.count.clamp(min=1)
         return ((self.square / n - (self.sum / n) ** 2) > self.threshold).sum(1)
