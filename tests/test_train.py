@@ -173,23 +173,23 @@ def warm(command, tmp_path_factory) -> Run:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("model", ["trained", "warm"])
 @pytest.mark.parametrize(
-    ("hook", "at", "saved"),
+    ("hook", "at"),
     [
-        ("on_train_batch_start", 13, 10),  # on the way
-        ("on_validation_batch_start", 10, 10),  # in the validation that follows the checkpoint
-        ("on_train_end", 20, 20),  # all steps done, nothing fitted or drawn yet
+        ("on_train_batch_start", 13),  # between two checkpoints
+        ("on_validation_batch_start", 20),  # in the validation of a step that is saved as well
+        ("on_train_end", 20),  # all steps done, nothing fitted or drawn yet
     ],
 )
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(request, command, tmp_path, model, hook, at, saved):
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(request, command, tmp_path, model, hook, at):
     straight = request.getfixturevalue(model)
     (tmp_path / "sabotage.py").write_text(SABOTAGE)
     killed = command("train", *straight.arguments, kill(hook, at), cwd=tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = only_run(tmp_path)
-    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == saved
+    saved = torch.load(folder / "last.ckpt", weights_only=True)["global_step"]
     resumed = command("train", *straight.arguments, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"resuming at step {saved} of 20" in resumed.stdout
+    assert f"resuming at step {saved} of 20" in resumed.stdout and saved in (10, 20)
     assert only_run(tmp_path) == folder and folder.name == straight.last.parent.name
 
     expected, found = (torch.load(path, weights_only=True) for path in (straight.last, folder / "last.ckpt"))
@@ -210,21 +210,33 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(request, command, t
 
 
 @pytest.mark.long
-def test_curves_go_on_where_a_checkpoint_falls_between_two_reports(command, tmp_path):
-    """Saved at step 7, reported at 5 and 10: the row of step 10 holds the steps before the kill as well."""
-    arguments = [*SHORT, *WARM, "trainer.max_steps=11", "checkpoint_every=7", "prior=independent"]
-    arguments = [argument for argument in arguments if not argument.startswith("prior.")]
-    curves = []
+@pytest.mark.parametrize(
+    ("changes", "at"),
+    [
+        pytest.param(["trainer.max_steps=11", "checkpoint_every=7"], 8, id="saved between two reports"),
+        pytest.param(
+            ["trainer.max_steps=8", "checkpoint_every=5", "trainer.accumulate_grad_batches=2"], 6, id="accumulation"
+        ),
+    ],
+)
+def test_resuming_is_exact_wherever_the_checkpoint_falls(command, tmp_path, changes, at):
+    """Also the rows of metrics.csv that hold steps from before and after it; and never amid the batches of one step."""
+    arguments = [a for a in [*SHORT, *WARM, *changes] if not a.startswith("prior")] + ["prior=independent"]
+    folders = []
     for name in ("straight", "killed"):
         cwd = tmp_path / name
         cwd.mkdir()
         (cwd / "sabotage.py").write_text(SABOTAGE)
         if name == "killed":
-            assert command("train", *arguments, kill("on_train_batch_start", 8), cwd=cwd).returncode == -signal.SIGKILL
+            assert command("train", *arguments, kill("on_train_batch_start", at), cwd=cwd).returncode == -signal.SIGKILL
         process = command("train", *arguments, cwd=cwd)
         assert process.returncode == 0, process.stderr
-        curves.append((only_run(cwd) / "metrics.csv").read_text())
-    assert curves[0] == curves[1]
+        folders.append(only_run(cwd))
+    expected, found = (torch.load(folder / "last.ckpt", weights_only=True) for folder in folders)
+    for key in ("current_model_state", "state_dict", "optimizer_states"):
+        assert not differences(expected[key], found[key], key)
+    rows = [(folder / "metrics.csv").read_text() for folder in folders]
+    assert rows[0] == rows[1]
 
 
 # --- what goes wrong on the way ---------------------------------------------------------------------------------------
