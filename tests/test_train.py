@@ -270,12 +270,17 @@ def test_weights_that_are_not_finite_are_never_saved(command, tmp_path):
 
 
 @pytest.mark.long
-def test_a_full_disk_costs_the_new_checkpoint_and_not_the_previous_one(command, tmp_path):
+@pytest.mark.parametrize(
+    "size", [65536, 512]
+)  # too little for a checkpoint; too little for the next rows of metrics.csv
+def test_a_full_disk_costs_nothing_that_was_saved(command, tmp_path, size):
     (tmp_path / "sabotage.py").write_text(SABOTAGE)
-    full = "+callbacks.full={_target_: sabotage.DiskFull, at: 15, size: 65536}"
+    full = f"+callbacks.full={{_target_: sabotage.DiskFull, at: 12, size: {size}}}"
     sentence = one_sentence(command("train", *SHORT, *WARM, full, cwd=tmp_path))
     folder = only_run(tmp_path)
-    assert str(folder / "last.ckpt") in sentence and "previous one is kept" in sentence
+    if size == 65536:
+        assert str(folder / "last.ckpt") in sentence and "previous one is kept" in sentence
+    assert "space" in sentence and "run the same command again" in sentence
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 10
     assert (folder / "last.ckpt").stat().st_size > 65536
     assert not list(folder.glob(".*"))
