@@ -19,6 +19,7 @@ from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.models.base import Diffusion
 from vcd.predictions import Residual
+from vcd.runs import register_resolvers
 
 YAMLS = sorted(CONF.rglob("*.yaml"))
 ENTRIES = [path.stem for path in YAMLS if path.parent == CONF]
@@ -61,10 +62,10 @@ def test_every_entry_point_has_a_config(compose, entry):
 
 
 @pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in names(group)])
-def test_every_option_composes_and_builds_what_it_names(compose, group, option, tmp_path, monkeypatch):
+def test_every_option_composes_and_builds_what_it_names(group, option, tmp_path, monkeypatch):
     monkeypatch.setenv("VCD_DATA", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    compose()  # registers the resolvers
+    register_resolvers()
     entry, overrides = chosen(group, option)
     if entry == "train":
         overrides += [f"runs={tmp_path}"]
@@ -139,7 +140,10 @@ def degradation_for(name: str, dataset: str) -> Degradation:
     return instantiate(cfg.degradation)
 
 
-@pytest.mark.parametrize("dataset", shapes())
+FAST = {"digits", "cifar10"}  # a grey one and a coloured one; the others are long
+
+
+@pytest.mark.parametrize("dataset", [pytest.param(d, marks=[] if d in FAST else pytest.mark.long) for d in shapes()])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_combination_takes_a_step(compose, model, prediction, dataset):

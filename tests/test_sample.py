@@ -92,6 +92,7 @@ def test_another_folder_is_not_written_over(ckpt, command, tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
 
+@pytest.mark.long
 def test_a_truncated_checkpoint_is_one_sentence(ckpt, command, tmp_path):
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(ckpt.read_bytes()[: ckpt.stat().st_size // 2])

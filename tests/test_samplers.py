@@ -279,6 +279,7 @@ def test_the_mixture_of_colours_is_found_again():
     torch.testing.assert_close(drawn.T.cov(), true.T.cov(), rtol=0, atol=0.02)
     near = drawn[(drawn - expected[0].double()).norm(dim=1) < 0.5]
     assert len(near) / 4000 == pytest.approx(0.3, abs=0.03)
+    torch.testing.assert_close(near.mean(0), expected[0].double(), rtol=0, atol=0.012)
     torch.testing.assert_close(near.std(0), torch.tensor([0.1, 0.0707, 0.0361]).double(), rtol=0, atol=0.01)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 
 from omegaconf import DictConfig
 
@@ -30,6 +31,9 @@ def main(cfg: DictConfig) -> None:
 
 def train(cfg: DictConfig, run: RunFolder) -> None:
     """Fit, from the last checkpoint where there is one; leave pictures and curves; mark the run as finished."""
+    if cfg.threads:  # before anything reads them; torch, NumPy and scikit-learn would each take all cores
+        for library in ("OMP", "OPENBLAS", "MKL"):
+            os.environ.setdefault(f"{library}_NUM_THREADS", str(cfg.threads))
     import pytorch_lightning as L
     import torch
     from hydra.utils import instantiate
