@@ -38,12 +38,14 @@ def main(cfg: DictConfig) -> None:
 def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
     """Sample in batches, never holding more than one batch of states, and write everything into `out`."""
     import json
+    import shutil
 
     import numpy as np
+    import torch
     from PIL import Image
     from tqdm import tqdm
 
-    from vcd.callbacks.pictures import columns
+    from vcd.callbacks.pictures import write_sequences
     from vcd.checkpoints import fingerprint
     from vcd.images import to_uint8, write_png
     from vcd.randomness import PerImage
@@ -51,8 +53,9 @@ def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "sample.json").unlink(missing_ok=True)  # until all is there again
+    shutil.rmtree(out / "png", ignore_errors=True)  # more images than this time, perhaps
     written = {}
-    array = None
+    array, sequences = None, []
     for first in tqdm(range(0, cfg.n, cfg.batch_size), desc="sampling", unit="batch"):
         indices = range(first, min(first + cfg.batch_size, cfg.n))
         trajectory = model.sample(PerImage(cfg.seed, indices, model.device))
@@ -61,11 +64,8 @@ def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
         if array is None:
             array = np.lib.format.open_memmap(out / "samples.npy", "w+", np.uint8, (cfg.n, *pixels.shape[1:]))
             written["array"] = out / "samples.npy"
-            written["grid"] = write_png(out / "samples.png", images[:256])
-            if cfg.rows:
-                sheet = columns(trajectory, cfg.rows)
-                rows = min(cfg.rows, len(images))
-                written["sequences"] = write_png(out / "sequences.png", sheet, columns=len(sheet) // rows)
+        if first < cfg.rows:
+            sequences.append(trajectory.states[:, : cfg.rows - first].cpu())
         array[indices.start : indices.stop] = pixels
         if cfg.png:
             (out / "png").mkdir(exist_ok=True)
@@ -73,6 +73,9 @@ def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
                 Image.fromarray(image.squeeze()).save(out / "png" / f"{i:06d}.png")
             written["images"] = out / "png"
     array.flush()
+    written["grid"] = write_png(out / "samples.png", torch.from_numpy(array[:256]).permute(0, 3, 1, 2))
+    if sequences:
+        written["sequences"] = write_sequences(out / "sequences.png", torch.cat(sequences, dim=1))
     facts = {"ckpt": str(cfg.ckpt), "sha256": fingerprint(cfg.ckpt), "n": cfg.n, "seed": cfg.seed, "raw": cfg.raw,
              "prior": type(getattr(model, "prior", None)).__name__, "sampler": type(model.sampler).__name__,
              "delta": model.perturbation.delta}  # fmt: skip

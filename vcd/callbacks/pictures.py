@@ -4,20 +4,21 @@ from pathlib import Path
 
 import pytorch_lightning as L
 import torch
+from jaxtyping import Float
 from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
 
 from vcd.images import to_uint8, write_gif, write_png
 from vcd.models.base import Diffusion
 from vcd.randomness import PerImage
-from vcd.samplers import Trajectory
 
 
-def columns(trajectory: Trajectory, n: int, most: int = 13) -> torch.Tensor:
-    """x_T .. x_0 of the first n images as rows of a grid, at no more than `most` levels: uint8 (n * levels, C, H, W)."""
-    T = len(trajectory.states) - 1
+def write_sequences(path: Path, states: Float[Tensor, "levels n c h w"], most: int = 13) -> Path:
+    """Draw x_T .. x_0, an image a row, at no more than `most` levels; states[t] is x_t."""
+    T = len(states) - 1
     levels = torch.linspace(T, 0, min(T + 1, most)).round().long()
-    states = trajectory.states[levels.to(trajectory.states.device), :n].transpose(0, 1)
-    return to_uint8(states.flatten(0, 1)).cpu()
+    rows = to_uint8(states[levels.to(states.device)].transpose(0, 1)).cpu()
+    return write_png(path, rows.flatten(0, 1), columns=len(levels))
 
 
 class Pictures(L.Callback):
@@ -46,8 +47,7 @@ class Pictures(L.Callback):
         model.train(training)
         suffix = f"-{suffix}" if suffix else ""
         samples = write_png(folder / f"samples{suffix}.png", to_uint8(trajectory.x0).cpu())
-        sheet = columns(trajectory, self.rows)
-        sequences = write_png(folder / f"sequences{suffix}.png", sheet, columns=len(sheet) // min(self.rows, self.n))
+        sequences = write_sequences(folder / f"sequences{suffix}.png", trajectory.states[:, : self.rows])
         if not suffix:
             write_gif(folder / "sequences.gif", [to_uint8(x[: self.n]).cpu() for x in trajectory.states.flip(0)])
         return samples, sequences
