@@ -301,7 +301,7 @@ def test_what_is_fitted_travels_in_the_state_dict_and_belongs_to_the_image():
 def test_natural_is_what_the_degradation_ends_in(degradation, request):
     start = Natural(channels=1, size=8).bind(degradation)
     name = request.node.callspec.params["degradation"]
-    expected = {"noise": NormalStart, "blur": GMM, "pixelate": GMM, "gaussian_blur": GMM}
+    expected = {"noise": NormalStart, "blur": GMM, "pixelate": GMM, "gaussian_blur": GMM, "heat": GMM}
     if name in expected or name.startswith("black"):
         assert type(start) is expected.get(name, Black)
     assert start.shape == SHAPE

@@ -130,10 +130,12 @@ class Rollout(Perturbation):
         for n in _active(k - t):
             m = min(len(x), math.ceil(n / 16) * 16)  # few sizes of batch: kernels are made ready for each anew
             level, e = k[:m], None if eps is None else eps[:m]
-            s = sampler.level(level)
+            s = sampler.ask(level, level - 1)
             v = self.noisy(x[:m])
-            z = teacher.encode(v, D(x0[:m], s, e), level, s).sample()
-            x = torch.cat([sampler.step(teacher, v, level, z)[0][:n], x[n:]])
+            q = teacher.encode(v, D(x0[:m], s, e), level, s)
+            z = None if q is None else q.sample()
+            noise = torch.randn_like(v) if sampler.stochastic else None
+            x = torch.cat([sampler.step(teacher, v, level, level - 1, z, noise)[0][:n], x[n:]])
             k = torch.cat([k[:n] - 1, k[n:]])
         shown = torch.empty_like(x)
         shown[order] = x

@@ -45,7 +45,7 @@ def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
     from PIL import Image
     from tqdm import tqdm
 
-    from vcd.callbacks.pictures import write_sequences
+    from vcd.callbacks.pictures import FRAMES, write_sequences
     from vcd.checkpoints import fingerprint
     from vcd.images import to_uint8, write_png
     from vcd.randomness import PerImage
@@ -58,7 +58,8 @@ def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
     array, sequences = None, []
     for first in tqdm(range(0, cfg.n, cfg.batch_size), desc="sampling", unit="batch"):
         indices = range(first, min(first + cfg.batch_size, cfg.n))
-        trajectory = model.sample(PerImage(cfg.seed, indices, model.device))
+        most = FRAMES if first < cfg.rows else 2  # states to keep: never thousands
+        trajectory = model.sample(PerImage(cfg.seed, indices, model.device), most=most)
         images = to_uint8(trajectory.x0).cpu()
         pixels = images.permute(0, 2, 3, 1).numpy()
         if array is None:

@@ -14,11 +14,14 @@ from vcd.randomness import PerImage
 
 
 def write_sequences(path: Path, states: Float[Tensor, "levels n c h w"], most: int = 13) -> Path:
-    """Draw x_T .. x_0, an image a row, at no more than `most` levels; states[t] is x_t."""
-    T = len(states) - 1
-    levels = torch.linspace(T, 0, min(T + 1, most)).round().long()
-    rows = to_uint8(states[levels.to(states.device)].transpose(0, 1)).cpu()
-    return write_png(path, rows.flatten(0, 1), columns=len(levels))
+    """Draw x_T .. x_0, an image a row, no more than `most` of the states, which begin with x_0."""
+    last = len(states) - 1
+    shown = torch.linspace(last, 0, min(last + 1, most)).round().long()
+    rows = to_uint8(states[shown.to(states.device)].transpose(0, 1)).cpu()
+    return write_png(path, rows.flatten(0, 1), columns=len(shown))
+
+
+FRAMES = 25  # states of a trajectory that pictures and animations show at most
 
 
 class Pictures(L.Callback):
@@ -43,7 +46,7 @@ class Pictures(L.Callback):
     def draw(self, model: Diffusion, folder: Path, suffix: str = "") -> tuple[Path, Path]:
         """Write samples.png and sequences.png (with a suffix) into `folder`."""
         training = model.training
-        trajectory = model.eval().sample(PerImage(self.seed, range(self.n), model.device))
+        trajectory = model.eval().sample(PerImage(self.seed, range(self.n), model.device), most=FRAMES)
         model.train(training)
         suffix = f"-{suffix}" if suffix else ""
         samples = write_png(folder / f"samples{suffix}.png", to_uint8(trajectory.x0).cpu())

@@ -8,11 +8,12 @@ import pytorch_lightning as L
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from vcd.batch import Degraded
 from vcd.degradations.base import Degradation
 from vcd.metrics.levels import PerLevel
-from vcd.perturbations import Perturbation
+from vcd.perturbations import Perturbation, Shown
 from vcd.predictions import Prediction
 from vcd.randomness import PerImage
 from vcd.samplers import Sampler, Trajectory
@@ -37,6 +38,7 @@ class Diffusion(L.LightningModule, ABC):
         super().__init__()
         prediction.bind(degradation)
         self.degradation, self.prediction, self.perturbation = degradation, prediction, perturbation
+        sampler.bind(degradation, prediction)
         self.network, self.start, self.sampler = network, start.bind(degradation), sampler
         self.optimizer, self.scheduler = optimizer, scheduler
         self.averaged: Callable[[], Diffusion | None] = lambda: None  # the EMA callback sets it
@@ -46,9 +48,21 @@ class Diffusion(L.LightningModule, ABC):
     def losses(self, batch: Degraded) -> Losses:
         """The objective on a batch."""
 
-    @abstractmethod
+    def shown(self, batch: Degraded) -> Shown:
+        """The states that stand in for x_t: perturbed in training, on the true path in validation."""
+        return self.perturbation(batch, self) if self.training else self.perturbation.on_true_path(batch)
+
+    def encode(self, x_t: Tensor, x_s: Tensor, t: Int[Tensor, " b"], s: Int[Tensor, " b"]) -> Normal | None:
+        """q(z_t | x_t, x_s); None for a model without latents."""
+        return None
+
     def latents(self, randomness: PerImage) -> Float[Tensor, "T n d"] | None:
         """Latents for unconditional sampling; None for a model without."""
+        return None
+
+    def teacher(self, warm: bool) -> "Diffusion":
+        """Who rolls out: the averaged weights, or these while warming up."""
+        return self if warm else self.averaged() or self
 
     def restore(
         self, x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], s: Int[Tensor, " b"], z: Tensor | None
@@ -57,10 +71,10 @@ class Diffusion(L.LightningModule, ABC):
         return self.prediction.read(self.network(x_t, t, s, z), x_t, t, s)
 
     @torch.no_grad()
-    def sample(self, randomness: PerImage) -> Trajectory:
-        """Unconditional samples, one for every image of `randomness`."""
+    def sample(self, randomness: PerImage, most: int | None = None) -> Trajectory:
+        """Unconditional samples, one for every image of `randomness`; most: how many states to keep, None for all."""
         x_T = self.start.sample(randomness)
-        return self.sampler(self, x_T, self.latents(randomness), randomness)
+        return self.sampler(self, x_T, self.latents(randomness), randomness, most=most)
 
     def finish(self, x0: Iterable[Float[Tensor, "b c h w"]]) -> None:
         """What is fitted after training; x0: the training images in batches, again and again."""

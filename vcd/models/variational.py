@@ -33,7 +33,6 @@ class Variational(Diffusion, ABC):
         self.active_units = ActiveUnits(T=self.degradation.T, latent=encoder.latent)
 
     def encode(self, x_t: Tensor, x_s: Tensor, t: Int[Tensor, " b"], s: Int[Tensor, " b"]) -> Normal:
-        """q(z_t | x_t, x_s)."""
         return self.encoder(x_t, x_s, t, s)
 
     def latents(self, randomness: PerImage) -> Float[Tensor, "T n d"]:
@@ -45,7 +44,7 @@ class Variational(Diffusion, ABC):
         eps, posteriors = self.degradation.draw(x0), []
         for level in range(1, self.degradation.T + 1):
             t = torch.full((len(x0),), level, device=x0.device)
-            s = self.sampler.level(t)
+            s = self.sampler.ask(t, self.sampler.below(t, self.degradation.T))
             v = self.perturbation.noisy(self.degradation(x0, t, eps))
             posteriors.append(self.encode(v, self.degradation(x0, s, eps), t, s))
         mean, std = (torch.stack([getattr(q, name) for q in posteriors]) for name in ("mean", "stddev"))
@@ -56,7 +55,7 @@ class Variational(Diffusion, ABC):
         self.prior.fit(self.encode_path(x.to(self.device)) for x in x0)
 
     def losses(self, batch: Degraded) -> Losses:
-        x_t = self.perturbation(batch, self) if self.training else self.perturbation.on_true_path(batch)
+        x_t = self.shown(batch)
         q = self.encode(x_t.base, batch.x_s, batch.t, batch.s)
         z = q.rsample()
         out = self.network(x_t.network, batch.t, batch.s, z)

@@ -1,6 +1,5 @@
 """Variational cold diffusion."""
 
-from vcd.models.base import Diffusion
 from vcd.models.variational import Variational
 
 
@@ -15,7 +14,3 @@ class VCD(Variational):
       xhat_s = xhat_t + f(xhat_t, t, s, z)                return xhat_0
       descend ||x_s - xhat_s||^2 + beta KL(q || prior)
     """
-
-    def teacher(self, warm: bool) -> Diffusion:
-        """Who rolls out: the averaged weights, or these while warming up."""
-        return self if warm else self.averaged() or self

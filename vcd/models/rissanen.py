@@ -1,0 +1,34 @@
+"""Inverse heat dissipation."""
+
+from typing import final
+
+from vcd.batch import Degraded
+from vcd.errors import UserError
+from vcd.models.base import Diffusion, Losses
+from vcd.predictions import Increment
+
+
+@final
+class Rissanen(Diffusion):
+    """Inverse heat dissipation (Rissanen et al. 2022, arXiv:2206.13397), for every deterministic degradation.
+
+    Training                                          Sampling
+      t ~ U{1..T};  x_t, x_s = D(x_0, t), D(x_0, t-1)     x_T = D(a training image, T)
+      v = x_t + sigma eps                                 for t = T..1:
+      xhat_s = v + f(v, t)                                  v = x_t + delta eps
+      descend ||x_s - xhat_s||^2                            x_{t-1} = v + f(v, t)
+    """
+
+    def __init__(self, **parts):
+        super().__init__(**parts)
+        if self.degradation.stochastic:
+            raise UserError("model=rissanen needs a deterministic degradation: the step back from a random one has no "
+                            "single mean; noise is for model=ddpm or bansal")  # fmt: skip
+        if not isinstance(self.prediction, Increment):
+            raise UserError("model=rissanen predicts the increment to a less degraded level: prediction=xt or vxt")
+
+    def losses(self, batch: Degraded) -> Losses:
+        v = self.shown(batch)
+        out = self.network(v.network, batch.t, batch.s, None)
+        sse = (self.prediction.target(batch, v.base) - out).square().flatten(1).sum(1)
+        return Losses(sse.mean(), {"loss": sse})
