@@ -113,8 +113,15 @@ def test_published_experiments_are_what_their_names_say(compose, option):
     cfg = compose(f"experiment={option}")
     assert cfg.dataset.name == dataset and cfg.network.unet.size == cfg.dataset.size
     assert cfg.model._target_.rpartition(".")[2].lower() == model
-    assert cfg.trainer.max_steps * cfg.batch_size > 10_000_000  # 999 epochs
-    assert compose(f"experiment={option}", "model.beta=7", "batch_size=2").model.beta == 7
+    assert cfg.trainer.max_steps * cfg.batch_size > 10_000_000
+    changed = compose(f"experiment={option}", "optimizer.lr=7", "batch_size=2", "T=5")
+    assert (changed.optimizer.lr, changed.batch_size, changed.T) == (7, 2, 5)
+
+
+def test_experiments_change_the_keys_of_the_root_too(compose):
+    assert compose("experiment=vcd_afhq").batch_size == 32
+    assert (compose("experiment=rissanen_cifar10").T, compose("experiment=rissanen_cifar10").ema_decay) == (200, 0.999)
+    assert compose("experiment=ablation/without_encoder").T == 6
 
 
 # --- one step of every combination ------------------------------------------------------------------------------------

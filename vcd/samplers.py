@@ -105,9 +105,10 @@ class Sampler(ABC):
             v = x + delta * randomness.normal(*x.shape[1:]) if delta else x
             eps = randomness.normal(*x.shape[1:]) if self.stochastic else None
             x, x0hat = self.step(model, v, t, s, None if latents is None else latents[grid[i] - 1], eps)
+            if i in kept:
+                estimates.append(x0hat)
             if i + 1 in kept:
                 states.append(x)
-                estimates.append(x0hat)
         x0hat = None if None in estimates[:1] else torch.stack(estimates[::-1])
         return Trajectory(torch.tensor([grid[i] for i in kept][::-1]), torch.stack(states[::-1]), x0hat)
 
@@ -165,6 +166,9 @@ class DDIM(Restoring):
     sigma = eta sqrt((1 - abar_s) / (1 - abar_t)) sqrt(1 - abar_t / abar_s), eq. 16. eta = 0 is deterministic; eta = 1
     is ancestral sampling, x_s ~ q(x_s | x_t, xhat_0), the exact posterior (Ho et al. 2020, arXiv:2006.11239, eq. 7).
     clip: xhat_0 is cut to [-1, 1], and epshat leads from that to x_t.
+
+    With r the ratio of signal to noise at t by that at s, sigma^2 = eta^2 (1 - r) (1 - abar_s): of the noise at s, the
+    share eta^2 (1 - r) is new. In this form float32 does not cancel where abar is near 1.
     """
 
     def __init__(self, *, eta: float, clip: bool = True, steps: int | None = None):
@@ -181,7 +185,8 @@ class DDIM(Restoring):
 
     def degrade(self, D, x, x0hat, t, s, eps):
         x0hat = x0hat.clamp(-1, 1) if self.clip else x0hat
-        abar_t, abar_s = (D.alpha_bar[level].view(-1, 1, 1, 1) for level in (t, s))
-        sigma = self.eta * ((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)).sqrt()
-        x_s = abar_s.sqrt() * x0hat + (1 - abar_s - sigma**2).clamp(min=0).sqrt() * D.infer(x, x0hat, t)
-        return x_s + sigma * eps if self.stochastic else x_s, x0hat
+        signal_t, signal_s = (D.sqrt_alpha_bar[level].view(-1, 1, 1, 1) for level in (t, s))
+        noise_t, noise_s = (D.sqrt_one_minus_alpha_bar[level].view(-1, 1, 1, 1) for level in (t, s))
+        new = self.eta**2 * (1 - (signal_t * noise_s / (signal_s * noise_t)) ** 2)
+        x_s = signal_s * x0hat + noise_s * (1 - new).sqrt() * D.infer(x, x0hat, t)
+        return x_s + noise_s * new.sqrt() * eps if self.stochastic else x_s, x0hat

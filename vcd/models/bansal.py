@@ -3,9 +3,10 @@
 from typing import final
 
 from vcd.batch import Degraded
+from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.models.base import Diffusion, Losses
-from vcd.predictions import X0
+from vcd.predictions import Prediction, X0
 
 
 @final
@@ -18,10 +19,10 @@ class Bansal(Diffusion):
       descend |x_0 - xhat_0|_1                              x_{t-1} = x_t - D(xhat_0, t) + D(xhat_0, t-1)
     """
 
-    def __init__(self, **parts):
-        super().__init__(**parts)
-        if not isinstance(self.prediction, X0):
+    def __init__(self, *, degradation: Degradation, prediction: Prediction, **parts):
+        if not isinstance(prediction, X0):
             raise UserError("model=bansal restores the clean image: prediction=x0")
+        super().__init__(degradation=degradation, prediction=prediction, **parts)
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)

@@ -3,9 +3,10 @@
 from typing import final
 
 from vcd.batch import Degraded
+from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.models.base import Diffusion, Losses
-from vcd.predictions import Clean
+from vcd.predictions import Clean, Prediction
 
 
 @final
@@ -19,12 +20,12 @@ class DDPM(Diffusion):
       descend |eps - epshat|^2                              or along epshat, with less noise or none (ddim)
     """
 
-    def __init__(self, **parts):
-        super().__init__(**parts)
-        if not hasattr(self.degradation, "alpha_bar"):
+    def __init__(self, *, degradation: Degradation, prediction: Prediction, **parts):
+        if not hasattr(degradation, "alpha_bar"):
             raise UserError("model=ddpm denoises: it needs degradation=noise; others are for bansal, rissanen, vcd and vwd")
-        if not isinstance(self.prediction, Clean):
+        if not isinstance(prediction, Clean):
             raise UserError("model=ddpm predicts the noise or the clean image: prediction=residual or x0")
+        super().__init__(degradation=degradation, prediction=prediction, **parts)
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)

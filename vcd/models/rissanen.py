@@ -3,9 +3,10 @@
 from typing import final
 
 from vcd.batch import Degraded
+from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.models.base import Diffusion, Losses
-from vcd.predictions import Increment
+from vcd.predictions import Increment, Prediction
 
 
 @final
@@ -19,13 +20,13 @@ class Rissanen(Diffusion):
       descend ||x_s - xhat_s||^2                            x_{t-1} = v + f(v, t)
     """
 
-    def __init__(self, **parts):
-        super().__init__(**parts)
-        if self.degradation.stochastic:
+    def __init__(self, *, degradation: Degradation, prediction: Prediction, **parts):
+        if degradation.stochastic:
             raise UserError("model=rissanen needs a deterministic degradation: the step back from a random one has no "
                             "single mean; noise is for model=ddpm or bansal")  # fmt: skip
-        if not isinstance(self.prediction, Increment):
+        if not isinstance(prediction, Increment):
             raise UserError("model=rissanen predicts the increment to a less degraded level: prediction=xt or vxt")
+        super().__init__(degradation=degradation, prediction=prediction, **parts)
 
     def losses(self, batch: Degraded) -> Losses:
         v = self.shown(batch)
