@@ -3,7 +3,7 @@
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -24,8 +24,14 @@ class Prior(nn.Module, ABC):
         self.latent = latent
 
     @abstractmethod
-    def sample(self, T: int, randomness: PerImage) -> Float[Tensor, "T n d"]:
-        """Latents of T steps for every image of `randomness`; z_t stands at index t - 1."""
+    def sample(self, T: int, randomness: PerImage, temperature: float = 1.0) -> Float[Tensor, "T n d"]:
+        """Latents of T steps for every image of `randomness`; z_t stands at index t - 1. temperature scales the spread."""
+
+    def resample(self, z: Float[Tensor, "T n d"], levels: Sequence[int], randomness: PerImage) -> Float[Tensor, "T n d"]:
+        """z with the latents of `levels` drawn anew, given those of the others."""
+        index, new = [t - 1 for t in levels], z.clone()
+        new[index] = self.sample(len(z), randomness)[index]
+        return new
 
     def fit(self, posteriors: Iterable[Normal]) -> None:
         """Fit, after training, to q(z_1..z_T | x) of training images: batches of Normals over (T,b,d), without end."""
@@ -39,15 +45,15 @@ class Prior(nn.Module, ABC):
 class Independent(Prior):
     """A z of its own for every step, as in training."""
 
-    def sample(self, T: int, randomness: PerImage) -> Float[Tensor, "T n d"]:
-        return randomness.normal(T, self.latent).transpose(0, 1)
+    def sample(self, T: int, randomness: PerImage, temperature: float = 1.0) -> Float[Tensor, "T n d"]:
+        return temperature * randomness.normal(T, self.latent).transpose(0, 1)
 
 
 class Shared(Prior):
-    """One z for all steps, as published for VCD and VWD."""
+    """One z for all steps, as published for VCD and VWD; what is resampled gets a z of its own."""
 
-    def sample(self, T: int, randomness: PerImage) -> Float[Tensor, "T n d"]:
-        return randomness.normal(self.latent).expand(T, -1, -1)
+    def sample(self, T: int, randomness: PerImage, temperature: float = 1.0) -> Float[Tensor, "T n d"]:
+        return temperature * randomness.normal(self.latent).expand(T, -1, -1)
 
 
 class Mixture(Prior):
@@ -90,12 +96,34 @@ class Mixture(Prior):
         self.means = torch.as_tensor(mixture.means_, dtype=torch.float32, device=device)
         self.factors = torch.linalg.cholesky(torch.as_tensor(mixture.covariances_)).float().to(device)
 
-    def sample(self, T: int, randomness: PerImage) -> Float[Tensor, "T n d"]:
-        z = randomness.normal(T * self.latent)
+    def sample(self, T: int, randomness: PerImage, temperature: float = 1.0) -> Float[Tensor, "T n d"]:
+        z = temperature * randomness.normal(T * self.latent)
         if len(self.weights):
             k = torch.bucketize(randomness.uniform(), self.weights.cumsum(0)[:-1])
             z[:, self.units] = self.means[k] + (self.factors[k] @ z[:, self.units, None])[..., 0]
         return z.unflatten(1, (T, self.latent)).transpose(0, 1)
+
+    def resample(self, z: Float[Tensor, "T n d"], levels: Sequence[int], randomness: PerImage) -> Float[Tensor, "T n d"]:
+        """The mixture of conditionals: component k by its weight times N(kept; k), then the rest given what is kept."""
+        new = super().resample(z, levels, randomness)
+        drawn = torch.isin(self.units // self.latent + 1, torch.tensor(list(levels), device=z.device))
+        if not drawn.any() or drawn.all():
+            return new  # nothing fitted is drawn, or nothing fitted is kept
+        cov, units = (self.factors @ self.factors.mT).double(), z.transpose(0, 1).flatten(1)[:, self.units]
+        kept = units[:, None, ~drawn].double() - self.means[:, ~drawn]  # (n, K, kept)
+        root = torch.linalg.cholesky(cov[:, ~drawn][:, :, ~drawn])
+        white = torch.linalg.solve_triangular(root, kept.permute(1, 2, 0), upper=False)  # (K, kept, n)
+        density = self.weights.log() - white.square().sum(1).T / 2 - root.diagonal(dim1=1, dim2=2).log().sum(1)
+        edges = density.softmax(1).cumsum(1)[:, :-1]
+        k = (randomness.uniform()[:, None] > edges).sum(1)
+        across = torch.linalg.solve_triangular(root, cov[:, ~drawn][:, :, drawn], upper=False)  # (K, kept, drawn)
+        mean = self.means[:, drawn] + (across.mT @ white).permute(2, 0, 1)  # (n, K, drawn)
+        spread = torch.linalg.cholesky(cov[:, drawn][:, :, drawn] - across.mT @ across)
+        noise = randomness.normal(int(drawn.sum())).double()
+        flat = new.transpose(0, 1).flatten(1)
+        rows = torch.arange(len(k), device=k.device)
+        flat[:, self.units[drawn]] = (mean[rows, k] + (spread[k] @ noise[..., None])[..., 0]).to(flat.dtype)
+        return flat.unflatten(1, (len(z), self.latent)).transpose(0, 1)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """What was fitted decides the shapes."""

@@ -17,6 +17,16 @@ class PerImage:
         self.device = torch.device(device)
         self.generators = [torch.Generator().manual_seed(_mix(seed, i)) for i in indices]
 
+    def take(self, rows: Sequence[int] | None = None) -> "PerImage":
+        """These images' randomness (default: all) as it stands now, to be drawn from independently; rows may repeat."""
+        other = PerImage.__new__(PerImage)
+        other.device, other.generators = self.device, []
+        for row in range(len(self)) if rows is None else rows:
+            generator = torch.Generator()
+            generator.set_state(self.generators[row].get_state())
+            other.generators.append(generator)
+        return other
+
     def __len__(self) -> int:
         return len(self.generators)
 

@@ -1,6 +1,7 @@
 """From x_T back to x_0. Samplers are stateless; all randomness belongs to the images."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -84,13 +85,14 @@ class Sampler(ABC):
         self,
         model: "Diffusion",
         x_T: Float[Tensor, "n c h w"],
-        latents: Float[Tensor, "T n d"] | None,
+        latents: Float[Tensor, "T n d"] | Callable[[Tensor, Levels, Levels], Tensor] | None,
         randomness: PerImage,
         level: int | None = None,
         most: int | None = None,
     ) -> Trajectory:
         """Sample from x at `level` (default: T) down to x_0; noise of std delta joins every state the network sees.
 
+        latents: z_t at index t - 1; or a function of the state that the network sees, t and s, such as an encoder.
         most: keep no more than about so many states, evenly spread, first and last among them; None: all.
         """
         T = model.degradation.T
@@ -104,7 +106,8 @@ class Sampler(ABC):
             t, s = (torch.full((len(x),), grid[i + j], device=x.device) for j in (0, 1))
             v = x + delta * randomness.normal(*x.shape[1:]) if delta else x
             eps = randomness.normal(*x.shape[1:]) if self.stochastic else None
-            x, x0hat = self.step(model, v, t, s, None if latents is None else latents[grid[i] - 1], eps)
+            z = latents(v, t, s) if callable(latents) else None if latents is None else latents[grid[i] - 1]
+            x, x0hat = self.step(model, v, t, s, z, eps)
             if i in kept:
                 estimates.append(x0hat)
             if i + 1 in kept:

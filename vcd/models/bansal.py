@@ -6,7 +6,7 @@ from vcd.batch import Degraded
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.models.base import Diffusion, Losses
-from vcd.predictions import Prediction, X0
+from vcd.predictions import X0, Prediction
 
 
 @final

@@ -1,0 +1,48 @@
+"""python -m vcd.control task=... ckpt=...: steer a checkpoint through its latents, step by step."""
+
+import logging
+from dataclasses import fields
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from vcd.cli import entry
+from vcd.errors import UserError
+
+log = logging.getLogger("vcd")
+
+
+@entry("control")
+def main(cfg: DictConfig) -> None:
+    """Do `task` with every checkpoint; write its figure, and what is measured as CSV."""
+    import torch
+
+    from vcd import checkpoints
+    from vcd.quiet import quiet
+    from vcd.tasks import TASKS, Request
+
+    quiet()
+    if cfg.task not in TASKS:
+        raise UserError(f"task={cfg.task} is not one of {', '.join(TASKS)}")
+    if not cfg.ckpt:
+        raise UserError("say which checkpoint to steer: ckpt=runs/.../last.ckpt, or several: ckpt=[A,B]")
+    for key in ("n", "variations", "weights"):
+        if cfg[key] < 1:
+            raise UserError(f"{key}={cfg[key]} must be at least 1")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plain = OmegaConf.to_container(cfg)
+    paths = plain["ckpt"] if isinstance(plain["ckpt"], list) else [plain["ckpt"]]
+    models = {}
+    for path in paths:
+        model, _ = checkpoints.load(path, device if cfg.device == "auto" else cfg.device, cfg.raw)
+        name = type(model).__name__
+        models[name if name not in models else f"{name} {len(models) + 1}"] = model
+    out = Path(cfg.out) if cfg.out else Path(paths[0]).parent / "control"
+    out.mkdir(parents=True, exist_ok=True)
+    ask = Request(**{field.name: plain[field.name] for field in fields(Request)})
+    for file in TASKS[cfg.task](models, ask, out):
+        log.info("%-12s %s", cfg.task, file)
+
+
+if __name__ == "__main__":
+    main()

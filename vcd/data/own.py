@@ -1,0 +1,39 @@
+"""The user's own images, brought to the form a model was trained on."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vcd.data.decode import decode
+from vcd.data.files import open_files
+from vcd.errors import UserError
+from vcd.images import to_float
+
+
+def read(places: str | list[str], *, size: int, channels: int, key: str) -> Float[Tensor, "n c h w"]:
+    """Images from a file, several files, or a folder or zip (its files by name); cropped and resized as in training.
+
+    UserError, naming `key`, for what is missing, and one for all files that are no images.
+    """
+    images, broken = [], []
+    for place in [places] if isinstance(places, str) else places:
+        path = Path(place).expanduser()
+        if not path.exists():
+            raise UserError(f"{key}={place}: there is no such file or folder")
+        if path.is_file() and path.suffix.lower() != ".zip":
+            found = {path.name: path.read_bytes}
+        else:
+            files = open_files(path)
+            found = {f.path: lambda name=f.path, files=files: files.read(name) for f in files.listing()}
+        if not found:
+            raise UserError(f"{key}={place} is an empty folder")
+        for name, content in found.items():
+            try:
+                images.append(torch.from_numpy(decode(content(), size, channels)[0]))
+            except Exception:  # whatever Pillow raises for a broken file
+                broken.append(name)
+    if broken:
+        raise UserError(f"{key}: {', '.join(broken[:20])} cannot be read as images; take others")
+    return to_float(torch.stack(images))
