@@ -1,6 +1,7 @@
 """Pictures with words: sheets of images under column titles."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ def _flat(images: Float[Tensor, "rows columns c h w"]) -> UInt8[Tensor, "n c h w
     return to_uint8(images).cpu().flatten(0, 1)
 
 
-def bands(path: Path, blocks: Sequence[tuple[str, Bands]]) -> Path:
+def bands(file: Path | BytesIO, blocks: Sequence[tuple[str, Bands]]) -> None:
     """What each step contributes, a row of three panels a model: spectra, KL in bits, and where exchanges change things."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -70,6 +71,4 @@ def bands(path: Path, blocks: Sequence[tuple[str, Bands]]) -> Path:
         ticks = [int(i) for i in torch.linspace(0, len(b.levels) - 1, min(len(b.levels), 12)).round()]
         row[1].set_xticks(ticks, [b.levels[i] for i in ticks])
         row[2].set_yticks(ticks, [b.levels[i] for i in ticks])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+    figure.savefig(file, format="png", dpi=110)

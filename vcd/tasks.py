@@ -138,7 +138,8 @@ def bands(models: Models, ask: Request, out: Path) -> list[Path]:
             rows += [(name, t, f"{b.kl_bits[i]:.4f}", f"{b.energy[i].sum():.6g}", f"{b.centroid[i]:.4f}", f, f"{p:.6g}", f"{s:.6g}")
                      for f, (p, s) in enumerate(values)]  # fmt: skip
     header = ("model", "t", "kl_bits", "changed_energy", "mean_frequency", "cycles_an_image", "power", "share_of_change")
-    return [figures.bands(out / "bands.png", blocks), _table(out / "bands.csv", header, rows)]
+    figures.bands(out / "bands.png", blocks)
+    return [out / "bands.png", _table(out / "bands.csv", header, rows)]
 
 
 TASKS: dict[str, Callable[[Models, Request, Path], list[Path]]] = {
