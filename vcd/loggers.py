@@ -102,3 +102,17 @@ def _reachable(host: str = "api.wandb.ai") -> bool:
         return bool(known)
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def summarise(folder: Path, numbers: dict[str, float]) -> bool:
+    """Put final numbers into the summary of the run that lives in `folder`, if wandb knows one; whether it does."""
+    kept = folder / "wandb_id"
+    if not kept.exists():
+        return False
+    import wandb as api
+
+    mode = os.environ.get("WANDB_MODE", "online" if _reachable() else "offline")
+    run = api.init(project="vcd", id=kept.read_text().strip(), dir=folder, resume="allow", mode=mode)
+    run.summary.update(numbers)
+    run.finish()
+    return True

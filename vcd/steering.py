@@ -56,15 +56,19 @@ def draw(model: Variational, randomness: PerImage, temperature: float = 1.0) -> 
 
 @torch.no_grad()
 def encode(
-    model: Variational, x0: Float[Tensor, "n c h w"], randomness: PerImage, temperature: float = 0.0
+    model: Variational,
+    x0: Float[Tensor, "n c h w"],
+    randomness: PerImage,
+    temperature: float = 0.0,
+    level: int | None = None,
 ) -> tuple[Path, Float[Tensor, "T n"]]:
     """The paths of given images, and KL(q(z_t | x_t, x_s) || N(0, I)) of every step in nats.
 
     z_t comes from the encoder at the state that decoding reaches, so that later steps mend what earlier ones missed.
-    temperature: 0 takes the posterior's mean, 1 a sample of it.
+    temperature: 0 takes the posterior's mean, 1 a sample of it. level: where the paths begin; None: T.
     """
     D, T = model.degradation, model.degradation.T
-    end = torch.full((len(x0),), T, device=x0.device)
+    end = torch.full((len(x0),), level or T, device=x0.device)
     eps = torch.cat([D.draw(x[None], g) for x, g in zip(x0, randomness.generators, strict=True)]) if D.stochastic else None
     x_T, spread = D(x0, end, eps), temperature * randomness.normal(T, model.prior.latent)
     path = Path(x_T, torch.zeros_like(spread).transpose(0, 1).contiguous(), randomness.take())
@@ -76,17 +80,22 @@ def encode(
         path.z[i], kl[i] = q.mean + q.stddev * spread[:, i], model.prior.kl(q)
         return path.z[i]
 
-    model.sampler(model, x_T, look, path.noise.take(), most=2)
+    model.sampler(model, x_T, look, path.noise.take(), level, most=2)
     return path, kl
 
 
 @torch.no_grad()
-def decode(model: Variational, path: Path, most: int | None = None, batch: int = 256) -> Trajectory:
-    """The images of the paths, and the states on the way (see `Trajectory`), `batch` images at a time."""
+def decode(
+    model: Variational, path: Path, most: int | None = None, level: int | None = None, batch: int = 256
+) -> Trajectory:
+    """The images of the paths, and the states on the way (see `Trajectory`), `batch` images at a time.
+
+    level: where the paths begin; None: T.
+    """
     parts = []
     for first in range(0, len(path), batch):
         part = path.take(range(first, min(first + batch, len(path))))
-        parts.append(model.sampler(model, part.x_T, part.z, part.noise, most=most))
+        parts.append(model.sampler(model, part.x_T, part.z, part.noise, level, most))
     return Trajectory(parts[0].levels, torch.cat([p.states for p in parts], 1))
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from vcd import figures, spectra, steering
 from vcd.data import own
 from vcd.errors import UserError
-from vcd.images import to_float, to_uint8
+from vcd.metrics.restoration import fidelity
 from vcd.models.base import Diffusion
 from vcd.randomness import PerImage
 
@@ -59,22 +58,13 @@ def reconstruct(models: Models, ask: Request, out: Path) -> list[Path]:
         path, _ = steering.encode(steering.variational(model), x0, _randomness(model, ask, len(x0)), ask.posterior)
         again = steering.decode(model, path, most=2).x0
         quality = fidelity(again, x0)
-        rows += [(name, i, *(f"{v:.4f}" for v in pair)) for i, pair in enumerate(zip(*quality, strict=True))]
-        log.info("%s: PSNR %.2f dB, SSIM %.4f, means over %d images", name, *(q.mean() for q in quality), len(x0))
+        rows += [(name, i, *(f"{q[i]:.6g}" for q in quality.values())) for i in range(len(x0))]
+        log.info("%s: PSNR %.2f dB, SSIM %.4f, means over %d images", name, quality["psnr"].mean(), quality["ssim"].mean(),
+                 len(x0))  # fmt: skip
         blocks.append((name, torch.stack([x0, again])))
-    table = _table(out / "reconstruct.csv", ("model", "image", "psnr_db", "ssim"), rows)
+    table = _table(out / "reconstruct.csv", ("model", "image", "psnr_db", "ssim", "mse"), rows)
     columns = blocks[0][1].shape[1]
     return [figures.sheet(out / "reconstruct.png", blocks, [str(i) for i in range(columns)]), table]
-
-
-def fidelity(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """PSNR in dB and SSIM (7x7 uniform window) of every image of a against b, both as 8-bit images."""
-    a, b = (to_float(to_uint8(x)) for x in (a, b))
-    psnr = peak_signal_noise_ratio(a, b, data_range=2.0, reduction="none", dim=(1, 2, 3))
-    ssim = structural_similarity_index_measure(
-        a, b, data_range=(-1.0, 1.0), reduction="none", gaussian_kernel=False, kernel_size=7
-    )
-    return psnr, ssim.reshape(-1)
 
 
 def exchange(models: Models, ask: Request, out: Path) -> list[Path]:

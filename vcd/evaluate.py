@@ -1,0 +1,160 @@
+"""python -m vcd.evaluate ckpt=... (or images=DIR): numbers that can be trusted, each with its floor and its protocol."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vcd.cli import entry
+from vcd.errors import UserError
+
+log = logging.getLogger("vcd")
+FEW = 2000  # below this, distances between distributions are mostly noise
+
+
+@entry("evaluate")
+def main(cfg: DictConfig) -> None:
+    """Measure; print a table and write metrics.json with the provenance of every number."""
+    import torch
+    from hydra.utils import instantiate
+
+    from vcd import checkpoints
+    from vcd.metrics.suite import FAMILIES, NEED_A_MODEL, Evaluation, Result, finite
+    from vcd.quiet import quiet
+
+    quiet()
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
+    families = list(cfg.metrics)
+    if unknown := [name for name in families if name not in FAMILIES]:
+        raise UserError(f"metrics: {', '.join(unknown)} is not one of {', '.join(FAMILIES)}")
+    for key, least in (("n", 2), ("batch_size", 1), ("processes", 1), ("restored", 1), ("levels", 1), ("seed", 0)):
+        if cfg[key] < least:
+            raise UserError(f"{key}={cfg[key]} must be at least {least}")
+    if cfg.split not in ("train", "val"):
+        raise UserError(f"split={cfg.split} is not one of train, val")
+    model, run = (None, None) if cfg.ckpt is None else checkpoints.load(cfg.ckpt, device, cfg.raw, _parts(cfg))
+    data = reference(cfg, run)
+    extractor = instantiate(cfg.extractor).ready(data).to(device)
+    if cfg.prefetch:
+        log.info("everything is there: %s", extractor.protocol)
+        return
+    if model is None and (cfg.images is None or NEED_A_MODEL & set(families)):
+        raise UserError("say what to evaluate: ckpt=runs/.../last.ckpt, or images=DIR (without restoration and bound)")
+    images, subject = _subject(cfg, model, run, data)
+    if len(images) < FEW:
+        log.warning("%d images are few: compare with the floor, and with numbers of the same n only", len(images))
+    out = Path(cfg.out) if cfg.out else (Path(cfg.ckpt).parent if cfg.ckpt else Path.cwd()) / "metrics.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    evaluation = Evaluation(
+        images=images, model=model, data=data, split=cfg.split, extractor=extractor, out=out, seed=cfg.seed,
+        cache=Path(cfg.data.root).expanduser() / "cache", restored=cfg.restored, levels=cfg.levels,
+    )  # fmt: skip
+    result = Result()
+    for i, name in enumerate(families):
+        log.info("[%d/%d] %s", i + 1, len(families), name)
+        part = FAMILIES[name](evaluation)
+        result.numbers |= part.numbers
+        result.curves |= part.curves
+        result.pictures += part.pictures
+    if odd := finite(result.numbers):
+        log.warning("not finite: %s", ", ".join(odd))
+    write(out, subject, result.plain())
+    for line in table(result.numbers):
+        log.info("%s", line)
+    for name, path in [("picture", p) for p in result.pictures] + [("metrics", out)]:
+        log.info("%-10s %s", name, path)
+    if cfg.ckpt:
+        from vcd.loggers import summarise
+
+        summarise(Path(cfg.ckpt).parent, {name: number.value for name, number in result.numbers.items()})
+
+
+def _parts(cfg: DictConfig) -> dict[str, Any]:
+    return {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
+
+
+def reference(cfg: DictConfig, run: DictConfig | None):
+    """The data set to compare with: the one named, or the run's own. UserError when the images do not fit."""
+    from hydra.utils import instantiate
+
+    if cfg.get("dataset") is None and run is None:
+        raise UserError("say what to compare with: dataset=mnist, for instance")
+    node = (run if cfg.get("dataset") is None else cfg).dataset
+    source = OmegaConf.create(OmegaConf.to_container(node.source, resolve=True))
+    if "root" in source:
+        source.root = cfg.data.root
+    if run is not None:
+        for key in ("size", "channels"):
+            if node[key] != run.dataset[key]:
+                raise UserError(f"the checkpoint makes images of {key} {run.dataset[key]}, dataset={node.name} has "
+                                f"{node[key]}: take dataset={run.dataset.name}")  # fmt: skip
+        if node.name != run.dataset.name:
+            log.warning("the checkpoint was trained on %s and is compared with %s", run.dataset.name, node.name)
+    return instantiate(source)
+
+
+def _subject(cfg: DictConfig, model, run: DictConfig | None, data) -> tuple[Any, dict[str, Any]]:
+    """The images, and where they come from."""
+    from vcd import checkpoints
+    from vcd.data import own
+    from vcd.images import to_uint8
+    from vcd.metrics import samples
+
+    if cfg.images is not None:
+        images = to_uint8(own.read(cfg.images, size=data.size, channels=data.channels, key="images"))
+        return images, {"images": str(Path(cfg.images).resolve()), "n": len(images)}
+    parts = OmegaConf.to_container(OmegaConf.create(_parts(cfg)))
+    drawn = samples.generate(model, cfg.ckpt, n=cfg.n, seed=cfg.seed, batch_size=cfg.batch_size, processes=cfg.processes,
+                             raw=cfg.raw, parts=parts)  # fmt: skip
+    images, finite = drawn["images"], drawn["finite"]
+    if not finite.all():
+        log.warning("%d of %d samples are not finite: they are left out", (~finite).sum(), len(finite))
+        images = images[finite]
+        if len(images) < 2:
+            raise UserError(f"ckpt={cfg.ckpt}: hardly a sample is finite; there is nothing to measure")
+    step = checkpoints.read(cfg.ckpt)["global_step"]
+    seconds = drawn["seconds"].item()
+    return images, {
+        "ckpt": str(Path(cfg.ckpt).resolve()), "sha256": checkpoints.fingerprint(cfg.ckpt), "model": type(model).__name__,
+        "data": run.dataset.name, "degradation": type(model.degradation).__name__, "T": model.degradation.T,
+        "sampler": type(model.sampler).__name__, "prior": type(model.prior).__name__ if hasattr(model, "prior") else None,
+        "delta": model.perturbation.delta, "raw": cfg.raw, "training_seed": run.seed, "seed": cfg.seed, "n": cfg.n,
+        "not_finite": int((~finite).sum()), "parameters": sum(p.numel() for p in model.parameters()), "steps": step,
+        "images_seen": step * run.batch_size, "sampling_seconds": round(seconds, 3),
+        "images_per_second": round(cfg.n / max(seconds, 1e-9), 3),
+        "evaluations_per_sample": len(model.sampler.grid(model.degradation.T)) - 1,
+    }  # fmt: skip
+
+
+def write(out: Path, subject: dict[str, Any], result: dict[str, Any]) -> None:
+    """metrics.json: the subject, the machine and the versions, and every number with its protocol."""
+    import platform
+    import time
+    from importlib.metadata import version
+
+    import torch
+
+    from vcd import __version__
+    from vcd.runs import write_atomically
+
+    packages = {name: version(name) for name in ("torch", "torchmetrics", "torch-fidelity", "scikit-learn")}
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    facts = {"schema": "vcd-metrics-1", "date": time.strftime("%Y-%m-%d"), "machine": machine,
+             "versions": {"vcd": __version__, "python": platform.python_version(), **packages}, "subject": subject}  # fmt: skip
+    write_atomically(out, json.dumps(facts | result, indent=2) + "\n")
+
+
+def table(numbers: dict[str, Any]) -> list[str]:
+    """Lines for the terminal: name, value, floor."""
+    width = max((len(name) for name in numbers), default=6)
+    lines = [f"{'metric':{width}} {'value':>11} {'real data':>11}   better"]
+    for name, number in numbers.items():
+        floor = "" if number.floor is None else f"{number.floor:11.5g}"
+        lines.append(f"{name:{width}} {number.value:11.5g} {floor:>11}   {number.better} {number.unit}".rstrip())
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Likelihood: what the variational bounds say of an image, in bits."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vcd.batch import Degraded
+from vcd.models.base import Diffusion
+from vcd.models.variational import Variational
+from vcd.randomness import PerImage
+
+
+@torch.no_grad()
+def steps(model: Variational, x0: Float[Tensor, "n c h w"]) -> dict[str, Float[Tensor, "T n"]]:
+    """Rate and distortion of every step on the true path: `kl_bits` and `reconstruction_sse`, t at index t - 1.
+
+    Seeded by the caller through torch's global random state.
+    """
+    D, terms = model.degradation, {"kl_bits": [], "reconstruction_sse": []}
+    eps = D.draw(x0)
+    for level in range(1, D.T + 1):
+        t = torch.full((len(x0),), level, device=x0.device)
+        s = model.sampler.ask(t, model.sampler.below(t, D.T))
+        batch = Degraded(x0, t, s, D(x0, t, eps), D(x0, s, eps), eps, torch.zeros_like(t))
+        for name, values in model.losses(batch).terms.items():
+            if name in terms:
+                terms[name].append(values)
+    return {name: torch.stack(values) for name, values in terms.items()}
+
+
+def gaussian_bits(sse: Float[Tensor, "T n"], beta: float, dimensions: int) -> Float[Tensor, "T n"]:
+    """-log2 N(x_s; xhat_s, beta/2 I): the decoder that the objective sse + beta KL implies, as a density of the step."""
+    variance = beta / 2
+    return (sse / (2 * variance) + dimensions / 2 * math.log(2 * math.pi * variance)) / math.log(2)
+
+
+@torch.no_grad()
+def ddpm_bits(
+    model: Diffusion, x0: Float[Tensor, "n c h w"], randomness: PerImage, levels: int | None = None
+) -> Float[Tensor, "n 3"]:
+    """DDPM's bound in bits a dimension, for images of 256 values: prior, steps t = 2..T, decoder (Ho et al. 2020, eq. 5).
+
+    levels: of the steps, so many are measured per image, evenly spread with a random offset; None: all. Variances are
+    those of the exact posterior; the decoder's, at t = 1, where that is 0, is the one of t = 2.
+    """
+    D, T = model.degradation, model.degradation.T
+    shape, dims = x0.shape[1:], x0[0].numel()
+    signal2, noise2 = D.sqrt_alpha_bar.double() ** 2, D.sqrt_one_minus_alpha_bar.double() ** 2
+    snr = signal2 / noise2.clamp(min=1e-20)
+
+    def estimate(t: Tensor) -> Tensor:
+        """xhat_0 from x_t ~ q(x_t | x_0)."""
+        x_t = D(x0, t, randomness.normal(*shape))
+        return model.restore(x_t, t, torch.zeros_like(t), None)
+
+    # KL(q(x_T | x_0) || N(0, I))
+    x = x0.double()
+    end = (signal2[T] * x.square() + noise2[T] - 1 - noise2[T].log()).flatten(1).sum(1) / 2
+
+    # KL(q(x_{t-1} | x_t, x_0) || p): equal variances, means apart by xhat_0 - x_0: half the gain in SNR times its square
+    count = T - 1 if levels is None else min(levels, T - 1)
+    offset, between = randomness.uniform().double(), torch.zeros_like(end)
+    for i in range(count):
+        place = i if levels is None else (i + offset) * (T - 1) / count
+        t = (2 + torch.as_tensor(place, device=x0.device).expand(len(x0)).floor().long()).clamp(max=T)
+        error = (estimate(t).double() - x).square().flatten(1).sum(1)
+        between += (snr[t - 1] - snr[t]) / 2 * error * (T - 1) / count
+
+    # -log P(x_0 | x_1), a Gaussian integrated over the 256 bins, the outermost open
+    first = torch.ones(len(x0), dtype=torch.int64, device=x0.device)
+    variance = noise2[1] / noise2[2] * (noise2[2] - noise2[1]) / signal2[1]
+    decoder = torch.distributions.Normal(estimate(first).double(), variance.sqrt())
+    half = 1 / 255
+    above = torch.where(x > 1 - half, 1.0, decoder.cdf(x + half))
+    below = torch.where(x < -1 + half, 0.0, decoder.cdf(x - half))
+    last = -(above - below).clamp(min=1e-12).log().flatten(1).sum(1)
+    return torch.stack([end, between, last], 1) / (dims * math.log(2))

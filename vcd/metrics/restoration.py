@@ -1,0 +1,45 @@
+"""How well test images come back from level t: from their own latents, from the prior's, and in one step."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from vcd import steering
+from vcd.images import to_float, to_uint8
+from vcd.models.base import Diffusion
+from vcd.models.variational import Variational
+from vcd.randomness import PerImage
+
+WINDOW = 7  # of SSIM, uniform
+
+
+def fidelity(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> dict[str, Float[Tensor, " n"]]:
+    """PSNR in dB, SSIM (7x7 uniform window) and MSE (in [-1, 1] units) of every image of a against b, as 8-bit images."""
+    a, b = (to_float(to_uint8(x)) for x in (a, b))
+    psnr = peak_signal_noise_ratio(a, b, data_range=2.0, reduction="none", dim=(1, 2, 3))
+    ssim = structural_similarity_index_measure(
+        a, b, data_range=(-1.0, 1.0), reduction="none", gaussian_kernel=False, kernel_size=WINDOW
+    )
+    return {"psnr": psnr, "ssim": ssim.reshape(-1), "mse": (a - b).square().flatten(1).mean(1)}
+
+
+@torch.no_grad()
+def restored(
+    model: Diffusion, x0: Float[Tensor, "n c h w"], level: int, randomness: PerImage
+) -> dict[str, Float[Tensor, "n c h w"]]:
+    """x0 degraded to `level` and brought back, by every way the model has."""
+    D, t = model.degradation, torch.full((len(x0),), level, device=x0.device)
+    eps = torch.cat([D.draw(x[None], g) for x, g in zip(x0, randomness.generators, strict=True)]) if D.stochastic else None
+    x_t, ways = D(x0, t, eps), {}
+    latents = model.latents(randomness)
+    ways["prior" if latents is not None else "sequential"] = model.sampler(
+        model, x_t, latents, randomness.take(), level=level, most=2
+    ).x0
+    if isinstance(model, Variational):
+        path, _ = steering.encode(model, x0, randomness.take(), level=level)
+        ways["posterior"] = steering.decode(model, path, most=2, level=level).x0
+    if model.prediction.answers(t, torch.zeros_like(t)).all():
+        z = None if latents is None else latents[level - 1]
+        ways["one_step"] = model.restore(x_t, t, torch.zeros_like(t), z)
+    return ways
