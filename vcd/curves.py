@@ -62,7 +62,8 @@ def _terms(rows: Rows) -> list[str]:
     return [term for term in UNITS if f"val/{term}" in _names(rows)]
 
 
-def _curve(rows: Rows, name: str) -> tuple[list[int], list[float]]:
+def curve(rows: Rows, name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a column, where it has any."""
     points = [(int(r["step"]), float(r[name])) for r in rows if r.get(name)]
     return [p[0] for p in points], [p[1] for p in points]
 
@@ -71,8 +72,8 @@ def _over_all(axis: "Axes", runs: Mapping[str, Rows], term: str) -> None:
     """Training (thin) and validation of every run."""
     for i, (name, rows) in enumerate(runs.items()):
         colours = ("C0", "C1") if len(runs) == 1 else (f"C{i}", f"C{i}")
-        axis.plot(*_curve(rows, f"train/{term}"), color=colours[0], linewidth=0.8, alpha=0.7, label=f"{name} train".strip())
-        axis.plot(*_curve(rows, f"val/{term}"), color=colours[1], marker=".", label=f"{name} val".strip())
+        axis.plot(*curve(rows, f"train/{term}"), color=colours[0], linewidth=0.8, alpha=0.7, label=f"{name} train".strip())
+        axis.plot(*curve(rows, f"val/{term}"), color=colours[1], marker=".", label=f"{name} val".strip())
     axis.set(xlabel="step", ylabel=UNITS[term], yscale="linear" if term == "kl_bits" else "log", title=term)
     axis.legend(fontsize=7)
 
@@ -83,7 +84,7 @@ def _by_level(axis: "Axes", rows: Rows, term: str) -> None:
     levels = [name for name in _names(rows) if name.startswith(f"val/{term}/t")]
     colours = matplotlib.colormaps["viridis"]
     for i, name in enumerate(levels):
-        axis.plot(*_curve(rows, name), marker=".", color=colours(i / max(1, len(levels) - 1)), label=name.split("/")[-1])
+        axis.plot(*curve(rows, name), marker=".", color=colours(i / max(1, len(levels) - 1)), label=name.split("/")[-1])
     axis.set(xlabel="step", ylabel=UNITS[term], title=f"{term} by level (validation)")
     axis.set_yscale("linear" if term == "kl_bits" else "log")
     if 0 < len(levels) <= 16:

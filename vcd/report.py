@@ -26,8 +26,6 @@ STEPS = 12  # of the exchange matrix at most
 @entry("report")
 def main(cfg: DictConfig) -> None:
     """Draw what the runs' checkpoints and metrics have to show; print the path of the HTML file."""
-    import torch
-
     from vcd.quiet import quiet
     from vcd.runs import write_atomically
 
@@ -39,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     for key in ("n", "pairs"):
         if cfg[key] < 1:
             raise UserError(f"{key}={cfg[key]} must be at least 1")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
+    device = device_of(cfg.device)
     runs = []
     for folder in folders:
         log.info("drawing %s", folder)
@@ -48,6 +46,13 @@ def main(cfg: DictConfig) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, render(runs))
     log.info("%-10s %s", "report", out.resolve())
+
+
+def device_of(name: str) -> str:
+    """auto: a GPU where there is one."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 @dataclass
@@ -155,8 +160,8 @@ def contributions(name: str, model: "Diffusion", path: "LatentPath") -> str:
     return _uri(buffer.getvalue(), "image/png")
 
 
-def render(runs: list[Look]) -> str:
-    """The page."""
+def render(runs: list[Look], table: list[list[str]] | None = None) -> str:
+    """The page; table: header and rows of a comparison, where there is one."""
     import jinja2
 
     from vcd import curves
@@ -164,7 +169,7 @@ def render(runs: list[Look]) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     panels = [(title, _figure(f)) for title, f in curves.panels({run.name: (run.model, run.metrics) for run in runs})]
     template = environment.from_string(TEMPLATE.read_text())
-    return template.render(runs=runs, panels=panels, differences=differences(runs))
+    return template.render(runs=runs, panels=panels, differences=differences(runs), table=table)
 
 
 def differences(runs: list[Look]) -> list[tuple[str, list[str]]]:

@@ -40,6 +40,7 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
 
     from vcd import checkpoints, curves
     from vcd.callbacks.checkpoint import Checkpoint
+    from vcd.callbacks.timing import Timing
     from vcd.data.datamodule import DegradationDataModule
     from vcd.loggers import CSVMetrics
     from vcd.quiet import quiet
@@ -68,10 +69,11 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     callbacks = instantiate(cfg.callbacks)
     if not cfg.trainer.enable_progress_bar:
         callbacks.pop("progress", None)
+    timing = Timing(path=run.path / "times.csv")
     checkpoint = Checkpoint(path=run.last, every=cfg.checkpoint_every, config=run.config)  # after those whose state counts
     loggers = {name: logger(config=run.config) for name, logger in instantiate(cfg.logger).items()}
     trainer = instantiate(cfg.trainer, _partial_=True)(
-        callbacks=[*callbacks.values(), checkpoint],
+        callbacks=[*callbacks.values(), timing, checkpoint],
         logger=[metrics, *loggers.values()],
         plugins=[checkpoints.AtomicCheckpointIO()],
         default_root_dir=run.path,

@@ -1,0 +1,47 @@
+"""How long training has taken, over interruptions and resumes."""
+
+import csv
+import time
+from pathlib import Path
+
+import pytorch_lightning as L
+
+
+class Timing(L.Callback):
+    """times.csv: a row of `step` and `seconds` whenever metrics are logged; validation and pictures are included.
+
+    The seconds travel in the checkpoint, so that a resumed run counts on from where it resumed.
+    """
+
+    def __init__(self, *, path: Path):
+        self.path, self.seconds, self._since = path, 0.0, 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self._now()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.seconds = state["seconds"]
+
+    def _now(self) -> float:
+        return self.seconds + time.monotonic() - self._since
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._since = time.monotonic()
+        if not trainer.is_global_zero:
+            return
+        rows = []
+        if trainer.global_step and self.path.exists():
+            rows = [row for row in read(self.path) if row[0] <= trainer.global_step]
+        with open(self.path, "w", newline="") as file:
+            csv.writer(file).writerows([("step", "seconds"), *rows])
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.is_global_zero and trainer.global_step % trainer.log_every_n_steps == 0:
+            with open(self.path, "a", newline="") as file:
+                csv.writer(file).writerow((trainer.global_step, f"{self._now():.3f}"))
+
+
+def read(path: Path) -> list[tuple[int, float]]:
+    """The rows of a times.csv."""
+    with open(path, newline="") as file:
+        return [(int(row["step"]), float(row["seconds"])) for row in csv.DictReader(file)]

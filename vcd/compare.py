@@ -1,0 +1,67 @@
+"""python -m vcd.compare: one table of evaluated runs, and, on request, their training and evaluation first."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from vcd.cli import entry
+from vcd.errors import UserError
+
+log = logging.getLogger("vcd")
+
+
+@entry("compare")
+def main(cfg: DictConfig) -> None:
+    """Train and evaluate what is asked for and not there yet; then write the table, the pictures and the page."""
+    from vcd import report
+    from vcd.metrics import comparison
+    from vcd.quiet import quiet
+    from vcd.runs import write_atomically
+
+    quiet()
+    out = Path(cfg.out)
+    folders = _folders(cfg)
+    if cfg.train:
+        folders += comparison.train(OmegaConf.to_container(cfg.train), list(cfg.common), out / "runs", cfg.processes)
+    if not folders:
+        raise UserError("say what to compare: runs=[A,B], sweep=DIR or experiment=compare_mnist_cpu")
+    if cfg.evaluate is not None:
+        comparison.evaluate(folders, [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"])
+    runs = [comparison.read(folder) for folder in folders]
+    variants = comparison.group(runs)
+    table = comparison.table(variants)
+    out.mkdir(parents=True, exist_ok=True)
+    written = {"markdown": out / "table.md", "csv": out / "table.csv"}
+    write_atomically(written["markdown"], comparison.markdown(table))
+    write_atomically(written["csv"], comparison.plain(table))
+    if cfg.latex:
+        written["latex"] = out / "table.tex"
+        write_atomically(written["latex"], comparison.latex(table))
+    device = report.device_of(cfg.device)
+    written["samples"] = comparison.picture(variants, out / "samples.png", n=cfg.n, seed=cfg.seed, device=device)
+    written["curves"] = comparison.curves(variants, out / "curves.png")
+    looks = [report.look(v.runs[0].folder, n=36, pairs=6, seed=cfg.seed, device=device) for v in variants]
+    written["page"] = out / "comparison.html"
+    write_atomically(written["page"], report.render(looks, table.cells()))
+    log.info("%s", comparison.markdown(table))
+    for name, path in written.items():
+        log.info("%-10s %s", name, path)
+
+
+def _folders(cfg: DictConfig) -> list[Path]:
+    """The run folders named, or those below `sweep`."""
+    folders = [Path(f).expanduser() for f in cfg.runs or []]
+    if cfg.sweep:
+        sweep = Path(cfg.sweep).expanduser()
+        if not sweep.is_dir():
+            raise UserError(f"sweep={cfg.sweep}: there is no such folder")
+        found = sorted(path.parent for path in sweep.glob("*/status.json"))
+        if not found:
+            raise UserError(f"sweep={cfg.sweep} holds no run folders")
+        folders += found
+    return folders
+
+
+if __name__ == "__main__":
+    main()
