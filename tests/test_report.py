@@ -47,9 +47,9 @@ def look(name: str, **flat) -> Look:
 
 
 def test_what_differs_is_named_once_and_what_is_incidental_not_at_all():
-    a = look("a", **{"T": 3, "seed": 0, "prior.latent": 4, "model.prior.latent": 4, "run_dir": "x", "threads": 1})
-    b = look("b", **{"T": 3, "seed": 1, "prior.latent": 8, "model.prior.latent": 8, "run_dir": "y", "threads": 2})
-    assert differences([a, b]) == [("seed", ["0", "1"]), ("prior.latent", ["4", "8"])]
+    a = look("a", **{"T": 3, "seed": 0, "prior.latent": 4, "model.prior.latent": 4, "run_dir": "x", "threads": 1, "dataset.name": "d"})
+    b = look("b", **{"T": 3, "seed": 1, "prior.latent": 8, "model.prior.latent": 8, "run_dir": "y", "threads": 2, "dataset.name": "e"})
+    assert differences([a, b]) == [("seed", ["0", "1"]), ("prior.latent", ["4", "8"]), ("dataset.name", ["d", "e"])]
 
 
 def test_what_the_user_wrote_is_escaped_and_nothing_is_fetched():

@@ -38,7 +38,7 @@ def sheet(
         axis.set(ylabel=name)
         axis.spines[:].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     return path
 
 

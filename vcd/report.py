@@ -174,7 +174,8 @@ def render(runs: list[Look], table: list[list[str]] | None = None) -> str:
 
 def differences(runs: list[Look]) -> list[tuple[str, list[str]]]:
     """The keys of the configurations that differ, each with its values in the order of the runs."""
-    keys = dict.fromkeys(key for run in runs for key in run.flat if not key.startswith(INCIDENTAL))
+    ignored = tuple(f"{key}." for key in INCIDENTAL)
+    keys = dict.fromkeys(key for run in runs for key in run.flat if not f"{key}.".startswith(ignored))
     values = {key: [str(run.flat.get(key, "–")) for run in runs] for key in keys}
     parts = {key for key in values if values.get(key.removeprefix("model.")) == values[key] and key.startswith("model.")}
     return [(key, row) for key, row in values.items() if key not in parts and len(set(row)) > 1]
