@@ -23,7 +23,12 @@ def main(cfg: DictConfig) -> None:
     out = Path(cfg.out)
     folders = _folders(cfg)
     if cfg.train:
-        folders += comparison.train(OmegaConf.to_container(cfg.train), list(cfg.common), out / "runs", cfg.processes)
+        variants = OmegaConf.to_container(cfg.train)
+        if cfg.seconds:
+            steps = comparison.steps_in(cfg.seconds, variants, list(cfg.common), out / "probes", cfg.processes)
+            log.info("steps in %g seconds: %s", cfg.seconds, steps)
+            variants = {name: [*o, f"trainer.max_steps={steps[name]}"] for name, o in variants.items()}
+        folders += comparison.train(variants, list(cfg.common), out / "runs", cfg.processes)
     if not folders:
         raise UserError("say what to compare: runs=[A,B], sweep=DIR or experiment=compare_mnist_cpu")
     if cfg.evaluate is not None:

@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     import torch
     from hydra.utils import instantiate
 
-    from vcd import checkpoints
+    from vcd import checkpoints, figures
     from vcd.metrics.suite import FAMILIES, NEED_A_MODEL, Evaluation, Result, finite
     from vcd.quiet import quiet
 
@@ -45,7 +45,10 @@ def main(cfg: DictConfig) -> None:
     images, subject = _subject(cfg, model, run, data)
     if len(images) < FEW:
         log.warning("%d images are few: compare with the floor, and with numbers of the same n only", len(images))
-    out = Path(cfg.out) if cfg.out else (Path(cfg.ckpt).parent if cfg.ckpt else Path.cwd()) / "metrics.json"
+    held_out = len(data.load("val" if cfg.split == "train" else "train"))
+    if len(images) > held_out:
+        log.warning("there are only %d held-out images: the floor is measured with these, at a smaller n", held_out)
+    out = Path(cfg.out) if cfg.out else place(Path(cfg.ckpt) if cfg.ckpt else None)
     out.parent.mkdir(parents=True, exist_ok=True)
     evaluation = Evaluation(
         images=images, model=model, data=data, split=cfg.split, extractor=extractor, out=out, seed=cfg.seed,
@@ -63,12 +66,21 @@ def main(cfg: DictConfig) -> None:
     write(out, subject, result.plain())
     for line in table(result.numbers):
         log.info("%s", line)
+    if (drawn := figures.evaluation(out.with_suffix(".png"), result.curves)) is not None:
+        result.pictures.append(drawn)
     for name, path in [("picture", p) for p in result.pictures] + [("metrics", out)]:
         log.info("%-10s %s", name, path)
     if cfg.ckpt:
         from vcd.loggers import summarise
 
         summarise(Path(cfg.ckpt).parent, {name: number.value for name, number in result.numbers.items()})
+
+
+def place(ckpt: Path | None) -> Path:
+    """metrics.json beside last.ckpt; metrics-step-0000500.json beside a copy that was kept."""
+    if ckpt is None:
+        return Path.cwd() / "metrics.json"
+    return ckpt.with_name("metrics.json" if ckpt.stem == "last" else f"metrics-{ckpt.stem}.json")
 
 
 def _parts(cfg: DictConfig) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Pictures with words: sheets of images under column titles."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -72,3 +73,40 @@ def bands(file: Path | BytesIO, blocks: Sequence[tuple[str, Bands]]) -> None:
         row[1].set_xticks(ticks, [b.levels[i] for i in ticks])
         row[2].set_yticks(ticks, [b.levels[i] for i in ticks])
     figure.savefig(file, format="png", dpi=110)
+
+
+def evaluation(path: Path, curves: Mapping[str, Any]) -> Path | None:
+    """The tables of metrics.json as plots: spectrum, classes, restoration by level, rate and distortion by step."""
+    from matplotlib.figure import Figure
+
+    known = [name for name in ("spectrum", "classes", "restoration", "steps") if curves.get(name)]
+    if not known:
+        return None
+    figure = Figure(figsize=(4.2 * len(known), 3.6), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(known), squeeze=False)[0], known, strict=True):
+        table = curves[name]
+        if name == "spectrum":
+            for which, style in (("data", "k--"), ("samples", "C0-")):
+                axis.plot(table["cycles_an_image"], table[which], style, label=which)
+            axis.set(title="power spectrum", xlabel="cycles an image", yscale="log")
+        elif name == "classes":
+            at, total = range(len(table["names"])), sum(table["samples"])
+            axis.bar(at, [count / total for count in table["samples"]], label="samples")
+            axis.plot(at, table["data"], "k_", markersize=14, label="data")
+            axis.set(title="classes, as the classifier sees them", ylabel="share")
+            axis.set_xticks(at, table["names"], rotation=0 if len(at) <= 10 and max(map(len, table["names"])) < 3 else 60)
+        elif name == "restoration":
+            for way in dict.fromkeys(row["way"] for row in table):
+                rows = [row for row in table if row["way"] == way and row["metric"] == "psnr"]
+                axis.plot([row["t"] for row in rows], [row["value"] for row in rows], marker="o", label=way)
+            axis.set(title="restoration", xlabel="from level t", ylabel="PSNR in dB")
+        else:
+            rate, distortion = ([row[key] for row in table] for key in ("rate_bits", "distortion_mse"))
+            axis.plot(rate, distortion, "o-", color="grey")
+            for row in table:
+                axis.annotate(f"t={row['t']}", (row["rate_bits"], row["distortion_mse"]), fontsize=8)
+            axis.set(title="rate and distortion of the steps", xlabel="bits an image", ylabel="mean squared error", yscale="log")
+        if name != "steps":
+            axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    return path

@@ -70,7 +70,7 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     if not cfg.trainer.enable_progress_bar:
         callbacks.pop("progress", None)
     timing = Timing(path=run.path / "times.csv")
-    checkpoint = Checkpoint(path=run.last, every=cfg.checkpoint_every, config=run.config)  # after those whose state counts
+    checkpoint = Checkpoint(path=run.last, every=cfg.checkpoint_every, config=run.config, keep=cfg.keep_every)  # after those whose state counts
     loggers = {name: logger(config=run.config) for name, logger in instantiate(cfg.logger).items()}
     trainer = instantiate(cfg.trainer, _partial_=True)(
         callbacks=[*callbacks.values(), timing, checkpoint],
@@ -85,9 +85,10 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     try:
         trainer.fit(model, data, ckpt_path=run.last if run.last.exists() else None)
         if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
-            model, _ = checkpoints.load(run.last, trainer.strategy.root_device)  # its averaged weights
-            model.finish(itertools.chain.from_iterable(data.train_batches() for _ in itertools.count()))
-            checkpoints.store_buffers(run.last, model)
+            for path in (*sorted(run.path.glob("step-*.ckpt")), run.last):
+                model, _ = checkpoints.load(path, trainer.strategy.root_device)  # its averaged weights
+                model.finish(itertools.chain.from_iterable(data.train_batches() for _ in itertools.count()))
+                checkpoints.store_buffers(path, model)
             callbacks["pictures"].draw(model, run.path)
             curves.draw(metrics.path, run.path / "curves.png")
             run.set_status("finished", steps=trainer.global_step)

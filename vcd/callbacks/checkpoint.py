@@ -1,6 +1,7 @@
 """last.ckpt: saved every so often and at the end, with all that an exact resume needs."""
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,23 @@ from vcd.errors import UserError
 
 
 class Checkpoint(L.Callback):
-    """Saves every `every` steps and after the last one. Place it after every callback whose state counts."""
+    """Saves every `every` steps and after the last one. Place it after every callback whose state counts.
 
-    def __init__(self, *, path: Path, every: int, config: dict[str, Any]):
-        self.path, self.every, self.config = path, every, config
+    keep: every so many steps a copy stays, step-0000500.ckpt, for curves of what is measured afterwards; None: none.
+    """
+
+    def __init__(self, *, path: Path, every: int, config: dict[str, Any], keep: int | None = None):
+        self.path, self.every, self.config, self.keep = path, every, config, keep
 
     def on_train_batch_end(self, trainer, *_) -> None:
-        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+        step, last = trainer.global_step, trainer.global_step == trainer.max_steps
+        kept = self.keep is not None and step % self.keep == 0 and not last
+        if step % self.every == 0 or last or kept:
             trainer.save_checkpoint(self.path, weights_only=False)
+        if kept and trainer.is_global_zero:
+            temporary = self.path.with_name(f".step-{step:07d}")
+            shutil.copyfile(self.path, temporary)
+            temporary.replace(self.path.with_name(f"step-{step:07d}.ckpt"))
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
         checkpoint[CONFIG] = self.config

@@ -20,6 +20,7 @@ from vcd import checkpoints, figures
 from vcd import curves as metric_curves
 from vcd.callbacks import timing
 from vcd.errors import UserError
+from vcd.evaluate import place
 from vcd.randomness import PerImage
 
 FACTS = {"parameters": "parameters", "images_seen": "images seen", "training_seconds": "training s",
@@ -92,16 +93,31 @@ def train(variants: dict[str, list[str]], common: list[str], runs: Path, process
     return results
 
 
+def steps_in(seconds: float, variants: dict[str, list[str]], common: list[str], probes: Path, processes: int) -> dict[str, int]:
+    """How many steps of every variant `seconds` of training hold: from a probe of 40 steps each, kept for a restart."""
+    short = ["trainer.max_steps=40", "trainer.val_check_interval=40", "+trainer.limit_val_batches=0", "trainer.log_every_n_steps=10",
+             "callbacks.pictures.n=1"]  # fmt: skip
+    others = [o for o in common if not o.startswith("trainer.max_steps=")]
+    folders = train(variants, [*others, *short], probes, processes)
+    steps = {}
+    for name, folder in zip(variants, folders, strict=True):
+        (first, began), *_, (last, ended) = timing.read(folder / "times.csv")
+        steps[name] = max(1, int(seconds * (last - first) / (ended - began)))
+    return steps
+
+
 def evaluate(folders: list[Path], overrides: list[str]) -> None:
-    """Evaluate what has not been evaluated since its checkpoint was written, by `vcd.evaluate` with the same overrides."""
-    for folder in tqdm(folders, desc="evaluating", unit="run"):
-        stamp, asked = folder / ".evaluated", json.dumps([overrides, os.stat(folder / "last.ckpt").st_mtime_ns])
-        if (folder / "metrics.json").exists() and stamp.exists() and stamp.read_text() == asked:
+    """Evaluate every checkpoint that has not been evaluated since it was written, with the same overrides."""
+    todo = [ckpt for folder in folders for ckpt in (*sorted(folder.glob("step-*.ckpt")), folder / "last.ckpt")]
+    for ckpt in tqdm(todo, desc="evaluating", unit="checkpoint"):
+        stamp = ckpt.with_name(f".{ckpt.name}.evaluated")
+        asked = json.dumps([overrides, os.stat(ckpt).st_mtime_ns])
+        if place(ckpt).exists() and stamp.exists() and stamp.read_text() == asked:
             continue
-        line = [sys.executable, "-m", "vcd.evaluate", f"ckpt={folder / 'last.ckpt'}", *overrides]
+        line = [sys.executable, "-m", "vcd.evaluate", f"ckpt={ckpt}", *overrides]
         process = subprocess.run(line, capture_output=True, text=True)
         if process.returncode:
-            raise UserError(f"{folder} could not be evaluated: {process.stderr.strip().splitlines()[-1]}")
+            raise UserError(f"{ckpt} could not be evaluated: {process.stderr.strip().splitlines()[-1]}")
         stamp.write_text(asked)
 
 
@@ -200,26 +216,44 @@ def picture(variants: list[Variant], path: Path, *, n: int, seed: int, device: s
 
 
 def curves(variants: list[Variant], path: Path) -> Path:
-    """The validation loss of every run against images seen and, where it is known, against seconds."""
+    """Every metric, and the validation loss, against images seen and against seconds of training.
+
+    Metrics have as many points as checkpoints were kept (keep_every) and evaluated.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 2.6 * len(variants)), layout="constrained")
-    for axes, variant in zip(figure.subplots(len(variants), 2, squeeze=False), variants, strict=True):
+    lines: dict[str, list[tuple[str, int, list[float], list[float], list[float]]]] = {}  # what -> (name, colour, seen, seconds, value)
+    for i, variant in enumerate(variants):
         for run in variant.runs:
-            steps, losses = metric_curves.curve(metric_curves.read(run.folder / "metrics.csv"), "val/loss")
             each = run.subject["images_seen"] / max(1, run.subject["steps"])
-            label = f"seed {run.subject['training_seed']}"
-            axes[0].plot([(step + 1) * each for step in steps], losses, marker=".", label=label)
-            if (run.folder / "times.csv").exists():
-                times = timing.read(run.folder / "times.csv")
-                at, seconds = zip(*times, strict=True)
-                seconds = [_interpolated(step + 1, at, seconds) for step in steps]
-                axes[1].plot(seconds, losses, marker=".", label=label)
-        axes[0].set(xlabel="images seen", ylabel=f"{variant.name}\nvalidation loss", yscale="log")
-        axes[1].set(xlabel="seconds of training", yscale="log")
+            times = timing.read(run.folder / "times.csv") if (run.folder / "times.csv").exists() else []
+
+            def add(what: str, steps: list[int], values: list[float], i=i, variant=variant, each=each, times=times) -> None:
+                seconds = [_interpolated(step, *zip(*times, strict=True)) for step in steps] if times else []
+                lines.setdefault(what, []).append((variant.name, i, [step * each for step in steps], seconds, values))
+
+            history = _history(run)
+            for metric in dict.fromkeys(name for _, metrics in history for name in metrics):
+                points = [(step, metrics[metric]["value"]) for step, metrics in history if metric in metrics]
+                add(metric, [p[0] for p in points], [p[1] for p in points])
+            steps, losses = metric_curves.curve(metric_curves.read(run.folder / "metrics.csv"), "val/loss")
+            add(f"validation loss of {variant.name}", [step + 1 for step in steps], losses)
+    figure = Figure(figsize=(11, 2.8 * len(lines)), layout="constrained")
+    for axes, (what, runs) in zip(figure.subplots(len(lines), 2, squeeze=False), lines.items(), strict=True):
+        for axis, at, label in ((axes[0], 2, "images seen"), (axes[1], 3, "seconds of training")):
+            for run in runs:
+                if run[at]:
+                    axis.plot(run[at], run[4], marker=".", color=f"C{run[1]}", label=run[0])
+            axis.set(xlabel=label, ylabel=what)
         axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
     return path
+
+
+def _history(run: Run) -> list[tuple[int, dict[str, Any]]]:
+    """(step, metrics) of every evaluated checkpoint of the run, in order."""
+    found = [json.loads(path.read_text()) for path in run.folder.glob("metrics*.json")]
+    return sorted(((f["subject"]["steps"], f["metrics"]) for f in found), key=lambda pair: pair[0])
 
 
 def _interpolated(step: int, at: tuple[int, ...], seconds: tuple[float, ...]) -> float:

@@ -1,5 +1,7 @@
 """How well test images come back from level t: from their own latents, from the prior's, and in one step."""
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,6 +24,21 @@ def fidelity(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> dict[s
         a, b, data_range=(-1.0, 1.0), reduction="none", gaussian_kernel=False, kernel_size=WINDOW
     )
     return {"psnr": psnr, "ssim": ssim.reshape(-1), "mse": (a - b).square().flatten(1).mean(1)}
+
+
+def lpips(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Float[Tensor, ""] | None:
+    """The mean LPIPS with AlexNet (Zhang et al. 2018, arXiv:1801.03924); None where its weights are not on this machine.
+
+    Images below 32 pixels are enlarged to that, nearest neighbour: AlexNet takes no smaller ones.
+    """
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as distance
+
+    if not list((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-*.pth")):
+        return None
+    a, b = (to_float(to_uint8(x)).expand(-1, 3, -1, -1) for x in (a, b))
+    if a.shape[-1] < 32:
+        a, b = (torch.nn.functional.interpolate(x, size=32) for x in (a, b))
+    return distance(a, b, net_type="alex")
 
 
 @torch.no_grad()

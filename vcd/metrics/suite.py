@@ -164,7 +164,7 @@ def memorised(e: Evaluation) -> Result:
             curves["classes"] = {"names": list(e.reference.classes), "samples": mine.bincount(minlength=k).tolist(), "data": real.tolist()}
     shown = own.argsort()[: min(10, n)]  # the samples that lie nearest to a training image
     pairs = torch.cat([e.images[shown], e.reference.images[at[shown]]])
-    return Result(numbers, curves, [write_png(e.out.with_name("nearest.png"), pairs, columns=len(shown))])
+    return Result(numbers, curves, [write_png(e.out.with_name(e.out.stem.replace("metrics", "nearest") + ".png"), pairs, columns=len(shown))])
 
 
 def restoration_(e: Evaluation) -> Result:
@@ -179,7 +179,10 @@ def restoration_(e: Evaluation) -> Result:
             for name, values in restoration.fidelity(images, x0).items():
                 table.append({"t": level, "way": way, "metric": name, "value": values.mean().item()})
                 sums.setdefault((way, name), []).append(values.mean().item())
-    units = {"psnr": ("higher", "dB"), "ssim": ("higher", ""), "mse": ("lower", "")}
+            if (distance := restoration.lpips(images, x0)) is not None:
+                table.append({"t": level, "way": way, "metric": "lpips", "value": distance.item()})
+                sums.setdefault((way, "lpips"), []).append(distance.item())
+    units = {"psnr": ("higher", "dB"), "ssim": ("higher", ""), "mse": ("lower", ""), "lpips": ("lower", "")}
     protocol = {"data": e.data.name, "restored": len(x0), "levels": levels, "ssim_window": restoration.WINDOW, "seed": e.seed}
     numbers = {
         f"{name}_{way}": Number(sum(v) / len(v), units[name][0], None, units[name][1], protocol)
