@@ -1,5 +1,6 @@
 """`python -m vcd.report`: one file that opens without a network, in a real browser, on a phone's width too."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -92,11 +93,12 @@ def test_it_opens_from_the_file_system_and_its_slider_moves(report, browser, wid
 @pytest.mark.long
 def test_a_single_run_writes_beside_it_and_mistakes_are_one_sentence(trained, command, tmp_path):
     folder = Path(shutil.copytree(trained.last.parent, tmp_path / "run"))
-    (folder / "metrics.json").write_text('{"fcd_1000": {"value": 12.5}}')
+    number = {"value": 12.54321, "floor": 3.5, "better": "lower", "unit": "", "protocol": {}}
+    (folder / "metrics.json").write_text(json.dumps({"metrics": {"fcd_1000": number}}))
     made = command("report", f"run={folder}", "n=4", "pairs=2", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     page = (folder / "report.html").read_text()
-    assert "fcd_1000" in page and "kl_bits by level" in page and page.count("<section") == 1
+    assert "<td>fcd_1000</td><td>12.543</td><td>3.5</td>" in page and "kl_bits by level" in page and page.count("<section") == 1
     for arguments, words in (([], "run=runs/"), ([f"run={tmp_path}"], "last.ckpt"), ([f"run={folder}", "n=0"], "n=0")):
         failed = command("report", *arguments, cwd=tmp_path)
         assert failed.returncode == 1 and "Traceback" not in failed.stderr

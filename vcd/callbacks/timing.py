@@ -36,9 +36,10 @@ class Timing(L.Callback):
             csv.writer(file).writerows([("step", "seconds"), *rows])
 
     def on_train_batch_end(self, trainer, *_) -> None:
-        if trainer.is_global_zero and trainer.global_step % trainer.log_every_n_steps == 0:
+        step = trainer.global_step
+        if trainer.is_global_zero and (step % trainer.log_every_n_steps == 0 or step == trainer.max_steps):
             with open(self.path, "a", newline="") as file:
-                csv.writer(file).writerow((trainer.global_step, f"{self._now():.3f}"))
+                csv.writer(file).writerow((step, f"{self._now():.3f}"))
 
 
 def read(path: Path) -> list[tuple[int, float]]:
