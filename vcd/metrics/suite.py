@@ -109,13 +109,14 @@ def distribution_(e: Evaluation) -> Result:
     (a, logits), (b, _), (h, held_logits) = (e.features(what) for what in ("samples", "reference", "held_out"))
     h, held_logits = h[e.floor_rows], held_logits[e.floor_rows]
     letter, n, protocol = e.extractor.letter, e.n, e.protocol(**e.extractor.protocol)
-    some = b[torch.randperm(len(b), generator=torch.Generator().manual_seed(1))[: max(n, 10_000)]]  # balls need neighbours alike
-    manifold = {**protocol, "reference_n": len(some), "neighbours": distribution.NEIGHBOURS}
+    some = b[torch.randperm(len(b), generator=torch.Generator().manual_seed(1))[: max(n, 10_000)]]  # all pairs are looked at
+    pairs = {**protocol, "reference_n": len(some)}
+    manifold = {**pairs, "neighbours": distribution.NEIGHBOURS}
     own, floor = distribution.manifolds(a, some), distribution.manifolds(h, some)
     numbers = {
         f"f{letter}d_{n}": Number(distribution.frechet(a, b), "lower", distribution.frechet(h, b), "", protocol),
-        f"k{letter}d_{n}": Number(distribution.kernel_distance(a, b), "lower", distribution.kernel_distance(h, b), "",
-                                  {**protocol, "estimator": "unbiased, all pairs, cubic kernel"}),
+        f"k{letter}d_{n}": Number(distribution.kernel_distance(a, some), "lower", distribution.kernel_distance(h, some), "",
+                                  {**pairs, "estimator": "unbiased, all pairs, cubic kernel"}),
         f"{letter}s_{n}": Number(distribution.inception_score(logits), "higher", distribution.inception_score(held_logits),
                                  "", {**protocol, "splits": 1}),
         **{f"{name}_{n}": Number(own[name], "higher", floor[name], "", manifold) for name in own},
