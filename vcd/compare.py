@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> None:
     if not folders:
         raise UserError("say what to compare: runs=[A,B], sweep=DIR or experiment=compare_mnist_cpu")
     if cfg.evaluate is not None:
-        comparison.evaluate(folders, [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"])
+        comparison.evaluate(folders, [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"], cfg.processes)
     runs = [comparison.read(folder) for folder in folders]
     variants = comparison.group(runs)
     table = comparison.table(variants)

@@ -106,19 +106,33 @@ def steps_in(seconds: float, variants: dict[str, list[str]], common: list[str], 
     return steps
 
 
-def evaluate(folders: list[Path], overrides: list[str]) -> None:
+def evaluate(folders: list[Path], overrides: list[str], processes: int) -> None:
     """Evaluate every checkpoint that has not been evaluated since it was written, with the same overrides."""
-    todo = [ckpt for folder in folders for ckpt in (*sorted(folder.glob("step-*.ckpt")), folder / "last.ckpt")]
-    for ckpt in tqdm(todo, desc="evaluating", unit="checkpoint"):
-        stamp = ckpt.with_name(f".{ckpt.name}.evaluated")
-        asked = json.dumps([overrides, os.stat(ckpt).st_mtime_ns])
-        if place(ckpt).exists() and stamp.exists() and stamp.read_text() == asked:
-            continue
+
+    def one(ckpt: Path) -> str | None:
         line = [sys.executable, "-m", "vcd.evaluate", f"ckpt={ckpt}", *overrides]
         process = subprocess.run(line, capture_output=True, text=True)
+        bar.update()
         if process.returncode:
-            raise UserError(f"{ckpt} could not be evaluated: {process.stderr.strip().splitlines()[-1]}")
-        stamp.write_text(asked)
+            return f"{ckpt} could not be evaluated: {process.stderr.strip().splitlines()[-1]}"
+        _stamp(ckpt).write_text(_asked(ckpt, overrides))
+        return None
+
+    every = [ckpt for folder in folders for ckpt in (*sorted(folder.glob("step-*.ckpt")), folder / "last.ckpt")]
+    todo = [c for c in every if not (place(c).exists() and _stamp(c).exists() and _stamp(c).read_text() == _asked(c, overrides))]
+    with tqdm(total=len(todo), desc="evaluating", unit="checkpoint") as bar, ThreadPoolExecutor(processes) as pool:
+        first, rest = todo[:1], todo[1:]  # the first one makes what all share: classifier, features of the reference
+        failed = [sentence for part in (first, rest) for sentence in pool.map(one, part) if sentence]
+    if failed:
+        raise UserError("; ".join(failed))
+
+
+def _stamp(ckpt: Path) -> Path:
+    return ckpt.with_name(f".{ckpt.name}.evaluated")
+
+
+def _asked(ckpt: Path, overrides: list[str]) -> str:
+    return json.dumps([overrides, os.stat(ckpt).st_mtime_ns])
 
 
 def read(folder: Path) -> Run:
