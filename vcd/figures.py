@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -13,30 +13,38 @@ from vcd.images import grid, to_uint8
 from vcd.spectra import Bands
 
 
-def sheet(
-    path: Path,
-    blocks: Sequence[tuple[str, Float[Tensor, "rows columns c h w"]]],
-    titles: Sequence[str],
-    rows: Sequence[str] = (),
-) -> Path:
-    """Blocks of images, one below the other, each with its name and those of its `rows` on the left, and a title over
-    every column."""
+class Block(NamedTuple):
+    """A part of a sheet: its name, its images (rows, columns, c, h, w), and titles of its columns and rows, where they
+    are not those of the sheet."""
+
+    name: str
+    images: Tensor
+    titles: Sequence[str] | None = None
+    rows: Sequence[str] | None = None
+
+
+def sheet(path: Path, blocks: Sequence[tuple], titles: Sequence[str] = (), rows: Sequence[str] = ()) -> Path:
+    """Blocks (or tuples like them), one below the other, each with its name and those of its rows on the left, and a
+    title over every column."""
     from matplotlib.figure import Figure
 
-    sheets = [grid(_flat(images), columns=images.shape[1]) for _, images in blocks]
-    width = max(1.3 + 0.62 * len(titles), 3)
-    heights = [width * s.height / s.width for s in sheets]
+    blocks = [Block(*block) for block in blocks]
+    sheets = [grid(_flat(block.images), columns=block.images.shape[1]) for block in blocks]
+    width = max(1.3 + 0.62 * max(block.images.shape[1] for block in blocks), 3)
+    heights = [width * s.height / max(s.width for s in sheets) for s in sheets]
     figure = Figure(figsize=(width + 0.3, sum(heights) + 0.35 * len(sheets)), layout="constrained")
     axes = figure.subplots(len(sheets), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axis, picture, (name, images) in zip(axes, sheets, blocks, strict=True):
+    for axis, picture, block in zip(axes, sheets, blocks, strict=True):
         axis.imshow(picture, interpolation="nearest")
-        pitch = picture.width / len(titles)
-        axis.set_xticks([(i + 0.5) * pitch for i in range(len(titles))], titles, fontsize=8)
+        over = titles if block.titles is None else block.titles
+        pitch = picture.width / block.images.shape[1]
+        axis.set_xticks([(i + 0.5) * pitch for i in range(len(over))], over, fontsize=8)
         axis.xaxis.tick_top()
         axis.tick_params(length=0)
-        pitch = picture.height / images.shape[0]
-        axis.set_yticks([(i + 0.5) * pitch for i in range(len(rows))], rows, fontsize=8)
-        axis.set(ylabel=name)
+        beside = rows if block.rows is None else block.rows
+        pitch = picture.height / block.images.shape[0]
+        axis.set_yticks([(i + 0.5) * pitch for i in range(len(beside))], beside, fontsize=8)
+        axis.set(ylabel=block.name)
         axis.spines[:].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight")

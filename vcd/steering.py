@@ -117,8 +117,8 @@ def interpolate(a: Path, b: Path, weight: float, levels: Sequence[int]) -> Path:
 
 def slerp(a: Float[Tensor, "*n d"], b: Float[Tensor, "*n d"], weight: float) -> Float[Tensor, "*n d"]:
     """Spherical interpolation of vectors (Shoemake 1985), straight where they are (nearly) parallel."""
-    cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1)
-    angle = torch.acos(cosine)[..., None]
+    cosine = torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=-1).clamp(-1, 1)
+    angle = torch.acos(cosine).to(a.dtype)[..., None]
     sine = angle.sin()
     parallel = sine.abs() < 1e-4
     along = [torch.sin(w * angle) / sine.masked_fill(parallel, 1.0) for w in (1 - weight, weight)]

@@ -74,9 +74,9 @@ def exchange(models: Models, ask: Request, out: Path) -> list[Path]:
         target, source = _pair(model, ask)
         steps = _steps(model, ask)
         paths = [source, target, *(steering.exchange(target, source, levels) for levels in steps)]
-        blocks.append((name, _columns(model, paths)))
-    titles = ["source", "target", *(_title(levels) for levels in steps)]
-    return [figures.sheet(out / "exchange.png", blocks, titles)]
+        titles = ["source", "target", *(_title(levels) for levels in steps)]
+        blocks.append((name, _columns(model, paths), titles))
+    return [figures.sheet(out / "exchange.png", blocks)]
 
 
 def interpolate(models: Models, ask: Request, out: Path) -> list[Path]:
@@ -100,9 +100,8 @@ def resample(models: Models, ask: Request, out: Path) -> list[Path]:
             others = [PerImage(ask.seed + 1, [i], model.device) for i in range(ask.variations)]
             paths = [path, *(steering.resample(model, path, levels, other) for other in others)]
             fans.append(_columns(model, paths))
-        blocks.append((name, torch.cat(fans)))
-    titles = ["image", *(str(i + 1) for i in range(ask.variations))]
-    return [figures.sheet(out / "resample.png", blocks, titles, [_title(levels) for levels in steps])]
+        blocks.append((name, torch.cat(fans), None, [_title(levels) for levels in steps]))
+    return [figures.sheet(out / "resample.png", blocks, ["image", *(str(i + 1) for i in range(ask.variations))])]
 
 
 def temperature(models: Models, ask: Request, out: Path) -> list[Path]:

@@ -25,7 +25,10 @@ def read(places: str | list[str], *, size: int, channels: int, key: str) -> Floa
         if path.is_file() and path.suffix.lower() != ".zip":
             found = {path.name: path.read_bytes}
         else:
-            files = open_files(path)
+            try:
+                files = open_files(path)
+            except UserError as error:
+                raise UserError(f"{key}={place} is neither an image, a folder nor a readable zip") from error
             found = {f.path: lambda name=f.path, files=files: files.read(name) for f in files.listing()}
         if not found:
             raise UserError(f"{key}={place} is an empty folder")
@@ -34,6 +37,8 @@ def read(places: str | list[str], *, size: int, channels: int, key: str) -> Floa
                 images.append(torch.from_numpy(decode(content(), size, channels)[0]))
             except Exception:  # whatever Pillow raises for a broken file
                 broken.append(name)
+    if not images and not broken:
+        raise UserError(f"{key} is empty: give a file, [FILE,...] or a folder")
     if broken:
         raise UserError(f"{key}: {', '.join(broken[:20])} cannot be read as images; take others")
     return to_float(torch.stack(images))

@@ -18,12 +18,12 @@ WINDOW = 7  # of SSIM, uniform
 
 def fidelity(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> dict[str, Float[Tensor, " n"]]:
     """PSNR in dB, SSIM (7x7 uniform window) and MSE (in [-1, 1] units) of every image of a against b, as 8-bit images."""
-    a, b = (to_float(to_uint8(x)) for x in (a, b))
-    psnr = peak_signal_noise_ratio(a, b, data_range=2.0, reduction="none", dim=(1, 2, 3))
+    a, b = (to_uint8(x).float() / 255 for x in (a, b))  # SSIM wants black to be 0
+    psnr = peak_signal_noise_ratio(a, b, data_range=1.0, reduction="none", dim=(1, 2, 3))
     ssim = structural_similarity_index_measure(
-        a, b, data_range=(-1.0, 1.0), reduction="none", gaussian_kernel=False, kernel_size=WINDOW
+        a, b, data_range=1.0, reduction="none", gaussian_kernel=False, kernel_size=WINDOW
     )
-    return {"psnr": psnr, "ssim": ssim.reshape(-1), "mse": (a - b).square().flatten(1).mean(1)}
+    return {"psnr": psnr, "ssim": ssim.reshape(-1), "mse": 4 * (a - b).square().flatten(1).mean(1)}
 
 
 def lpips(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Float[Tensor, ""] | None:
