@@ -21,8 +21,8 @@ def fidelity(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> dict[s
     a, b = (to_uint8(x).float() / 255 for x in (a, b))  # SSIM wants black to be 0
     psnr = peak_signal_noise_ratio(a, b, data_range=1.0, reduction="none", dim=(1, 2, 3))
     ssim = structural_similarity_index_measure(
-        a, b, data_range=1.0, reduction="none", gaussian_kernel=False, kernel_size=WINDOW
-    )
+        a, b, data_range=1.0, reduction="none", gaussian_kernel=False, kernel_size=WINDOW, sigma=0.8
+    )  # fmt: skip  # sigma: torchmetrics crops by the Gaussian's 7 pixels, though the window is uniform
     return {"psnr": psnr, "ssim": ssim.reshape(-1), "mse": 4 * (a - b).square().flatten(1).mean(1)}
 
 
