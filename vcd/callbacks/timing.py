@@ -14,7 +14,9 @@ class Timing(L.Callback):
     """
 
     def __init__(self, *, path: Path):
-        self.path, self.seconds, self._since = path, 0.0, 0.0
+        self.path, self.seconds = path, 0.0
+        self._since: float | None = None  # when this start began
+        self._last = 0  # the step of the last row
 
     def state_dict(self) -> dict[str, float]:
         return {"seconds": self._now()}
@@ -23,10 +25,10 @@ class Timing(L.Callback):
         self.seconds = state["seconds"]
 
     def _now(self) -> float:
-        return self.seconds + time.monotonic() - self._since
+        return self.seconds + (0.0 if self._since is None else time.monotonic() - self._since)
 
     def on_train_start(self, trainer, pl_module) -> None:
-        self._since = time.monotonic()
+        self._since, self._last = time.monotonic(), trainer.global_step
         if not trainer.is_global_zero:
             return
         rows = []
@@ -37,7 +39,9 @@ class Timing(L.Callback):
 
     def on_train_batch_end(self, trainer, *_) -> None:
         step = trainer.global_step
-        if trainer.is_global_zero and (step % trainer.log_every_n_steps == 0 or step == trainer.max_steps):
+        due = step % trainer.log_every_n_steps == 0 or step == trainer.max_steps
+        if trainer.is_global_zero and due and step > self._last:  # a step may be several batches
+            self._last = step
             with open(self.path, "a", newline="") as file:
                 csv.writer(file).writerow((step, f"{self._now():.3f}"))
 

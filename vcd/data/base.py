@@ -1,8 +1,10 @@
 """What a data set is: uint8 images with labels, in memory or mapped from a file, in two splits."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -32,6 +34,15 @@ class Images:
     def batch(self, index: Int64[Tensor, " b"] | Int64[np.ndarray, " b"] | Sequence[int]) -> UInt8[Tensor, "b c h w"]:
         """The images at `index`, copied."""
         return self.images[torch.as_tensor(index)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of the labels and of the pixels of up to 4,096 images, evenly spread."""
+        some = torch.linspace(0, len(self) - 1, min(len(self), 4096)).round().long()
+        digest = hashlib.sha256(repr((tuple(self.images.shape), self.classes)).encode())
+        for tensor in (self.labels, self.batch(some)):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def balanced(self, n: int) -> UInt8[Tensor, "n c h w"]:
         """A fixed batch for pictures: the first image of every class in turn, then the second of each, ...

@@ -42,8 +42,9 @@ def ddpm_bits(
 ) -> Float[Tensor, "n 3"]:
     """DDPM's bound in bits a dimension, for images of 256 values: prior, steps t = 2..T, decoder (Ho et al. 2020, eq. 5).
 
-    levels: of the steps, so many are measured per image, evenly spread with a random offset; None: all. Variances are
-    those of the exact posterior; the decoder's, at t = 1, where that is 0, is the one of t = 2.
+    levels: of the steps, so many are measured per image, spread evenly in log SNR with a random offset and weighted by
+    how rarely each is met; None: all. Variances are those of the exact posterior; the decoder's, at t = 1, where that is
+    0, is the one of t = 2.
     """
     D, T = model.degradation, model.degradation.T
     shape, dims = x0.shape[1:], x0[0].numel()
@@ -62,11 +63,16 @@ def ddpm_bits(
     # KL(q(x_{t-1} | x_t, x_0) || p): equal variances, means apart by xhat_0 - x_0: half the gain in SNR times its square
     count = T - 1 if levels is None else min(levels, T - 1)
     offset, between = randomness.uniform().double(), torch.zeros_like(end)
+    share = snr[1:T].log() - snr[2:].log()
+    share = share / share.sum() / 2 + 1 / (2 * (T - 1))  # of t = 2..T; half of it uniform: no weight is extreme
     for i in range(count):
-        place = i if levels is None else (i + offset) * (T - 1) / count
-        t = (2 + torch.as_tensor(place, device=x0.device).expand(len(x0)).floor().long()).clamp(max=T)
+        if count == T - 1:
+            t, weight = torch.full_like(offset, i + 2, dtype=torch.int64), 1.0
+        else:
+            t = 2 + torch.searchsorted(share.cumsum(0), (i + offset) / count).clamp(max=T - 2)
+            weight = 1 / (count * share[t - 2])
         error = (estimate(t).double() - x).square().flatten(1).sum(1)
-        between += (snr[t - 1] - snr[t]) / 2 * error * (T - 1) / count
+        between += (snr[t - 1] - snr[t]) / 2 * error * weight
 
     # -log P(x_0 | x_1), a Gaussian integrated over the 256 bins, the outermost open
     first = torch.ones(len(x0), dtype=torch.int64, device=x0.device)

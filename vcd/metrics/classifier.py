@@ -51,7 +51,7 @@ class Classifier(Extractor):
         )  # fmt: skip
         self.compared = nn.Linear(4 * WIDTH * min(4, data.size // 4) ** 2, FEATURES)
         self.classes = nn.Linear(FEATURES, classes)
-        what = (data.name, data.size, data.channels, classes, len(train), self.steps, self.batch_size, self.seed, VERSION)
+        what = (data.name, train.fingerprint, self.steps, self.batch_size, self.seed, VERSION)
         name = f"{data.name}-{hashlib.sha256(repr(what).encode()).hexdigest()[:12]}"
         weights = self.root / "classifiers" / f"{name}.pt"
         if not self._read(weights):

@@ -70,6 +70,11 @@ class Table:
         return lines
 
 
+def _times(folder: Path) -> list[tuple[int, float]]:
+    """(step, seconds) of training; empty where it was not noted."""
+    return timing.read(folder / "times.csv") if (folder / "times.csv").exists() else []
+
+
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
@@ -141,8 +146,10 @@ def read(folder: Path) -> Run:
         raise UserError(f"{folder} has no metrics.json: python -m vcd.evaluate ckpt={folder / 'last.ckpt'} first, or give evaluate=[...]")
     found = json.loads((folder / "metrics.json").read_text())
     subject = found["subject"]
-    if (folder / "times.csv").exists():
-        subject["training_seconds"] = timing.read(folder / "times.csv")[-1][1]
+    if "model" not in subject:
+        raise UserError(f"{folder}/metrics.json is of a folder of images, not of a run: there is no model to compare")
+    if times := _times(folder):
+        subject["training_seconds"] = times[-1][1]
     return Run(folder, found["metrics"], subject)
 
 
@@ -150,7 +157,7 @@ def group(runs: list[Run]) -> list[Variant]:
     """Runs whose configurations differ in the seed only are one variant, named by its model, or its folder where that
     is not enough."""
     keys: dict[str, list[Run]] = {}
-    for run in runs:
+    for run in {run.folder.resolve(): run for run in runs}.values():  # a run named twice is no second seed
         keys.setdefault(run.folder.resolve().name.rpartition("-seed")[0] or str(run.folder), []).append(run)
     models = [group[0].subject["model"] for group in keys.values()]
     names = [m if models.count(m) == 1 else k for m, k in zip(models, keys, strict=True)]
@@ -240,7 +247,7 @@ def curves(variants: list[Variant], path: Path) -> Path:
     for i, variant in enumerate(variants):
         for run in variant.runs:
             each = run.subject["images_seen"] / max(1, run.subject["steps"])
-            times = timing.read(run.folder / "times.csv") if (run.folder / "times.csv").exists() else []
+            times = _times(run.folder)
 
             def add(what: str, steps: list[int], values: list[float], i=i, variant=variant, each=each, times=times) -> None:
                 seconds = [_interpolated(step, *zip(*times, strict=True)) for step in steps] if times else []

@@ -63,11 +63,19 @@ class Evaluation:
 
     @cached_property
     def reference(self) -> Images:
-        return self.data.load(self.split)
+        return self.train if self.split == "train" else self.test
+
+    @cached_property
+    def train(self) -> Images:
+        return self.data.load("train")
+
+    @cached_property
+    def test(self) -> Images:
+        return self.data.load("val")
 
     @cached_property
     def held_out(self) -> Images:
-        return self.data.load("val" if self.split == "train" else "train")
+        return self.test if self.split == "train" else self.train
 
     @property
     def n(self) -> int:
@@ -82,19 +90,18 @@ class Evaluation:
     def protocol(self, **more: Any) -> dict[str, Any]:
         """What a number depends on besides its subject."""
         return {"n": self.n, "data": self.data.name, "size": self.data.size, "channels": self.data.channels,
-                "split": self.split, "reference_n": len(self.reference), "floor_n": len(self.floor_rows),
+                "split": self.split, "reference": self.reference.fingerprint, "reference_n": len(self.reference), "floor_n": len(self.floor_rows),
                 "transform": f"8 bits, decode version {VERSION}", **more}  # fmt: skip
 
     def features(self, what: str) -> tuple[Tensor, Tensor]:
         """Features and logits of the samples, of the reference (kept), or of the held-out images (kept)."""
         if what == "samples":
             return self._own
-        facts = dict(data=self.data.name, size=self.data.size, channels=self.data.channels, split=self.split, what=what,
-                     n=len(self.reference if what == "reference" else self.held_out), decode=VERSION, **self.extractor.protocol)  # fmt: skip
-        images = (self.reference if what == "reference" else self.held_out).images
+        images = self.reference if what == "reference" else self.held_out
+        facts = dict(images=images.fingerprint, decode=VERSION, **self.extractor.protocol)
 
         def make() -> dict[str, Tensor]:
-            return dict(zip(("features", "logits"), self.extractor.features(images, f"the {what}"), strict=True))
+            return dict(zip(("features", "logits"), self.extractor.features(images.images, f"the {what}"), strict=True))
 
         kept = cached(self.cache / f"{self.data.name}-{what}-{key(**facts)}.pt", make)
         return kept["features"], kept["logits"]
@@ -143,13 +150,16 @@ def spectrum(e: Evaluation) -> Result:
 def memorised(e: Evaluation) -> Result:
     """Nearest training neighbours of samples against those of held-out images, and the classes that are covered."""
     device = next(e.extractor.parameters()).device
-    own, at = memorisation.nearest(e.images, e.reference.images, device)
-    held, _ = memorisation.nearest(e.held_out.images[e.floor_rows], e.reference.images, device)
+    some = torch.randperm(len(e.test), generator=torch.Generator().manual_seed(0))[: e.n]
+    own, at = memorisation.nearest(e.images, e.train.images, device)
+    held, _ = memorisation.nearest(e.test.images[some], e.train.images, device)
     close = held.quantile(0.01)
-    protocol, n = e.protocol(distance="root mean square over pixels in [-1, 1]"), e.n
+    n = e.n
+    protocol = e.protocol(distance="root mean square over pixels in [-1, 1]", split="train", reference=e.train.fingerprint,
+                          reference_n=len(e.train), floor_n=len(some))  # fmt: skip
     numbers = {
         f"nearest_train_{n}": Number(own.median().item(), "neither", held.median().item(), "", protocol),
-        f"copies_{n}": Number((own < close).double().mean().item(), "lower", 0.01, "",
+        f"copies_{n}": Number((own <= close).double().mean().item(), "lower", 0.01, "",
                               {**protocol, "nearer than": "the nearest 1 % of held-out images"}),
     }  # fmt: skip
     curves = {}
@@ -164,13 +174,13 @@ def memorised(e: Evaluation) -> Result:
                                                 "", e.protocol(**e.extractor.protocol))  # fmt: skip
             curves["classes"] = {"names": list(e.reference.classes), "samples": mine.bincount(minlength=k).tolist(), "data": real.tolist()}
     shown = own.argsort()[: min(10, n)]  # the samples that lie nearest to a training image
-    pairs = torch.cat([e.images[shown], e.reference.images[at[shown]]])
+    pairs = torch.cat([e.images[shown], e.train.images[at[shown]]])
     return Result(numbers, curves, [write_png(e.out.with_name(e.out.stem.replace("metrics", "nearest") + ".png"), pairs, columns=len(shown))])
 
 
 def restoration_(e: Evaluation) -> Result:
     """Test images degraded to several levels and brought back."""
-    x0 = to_float(e.held_out.balanced(e.restored)).to(e.model.device)
+    x0 = to_float(e.test.balanced(e.restored)).to(e.model.device)
     T = e.model.degradation.T
     levels = sorted({int(t) for t in torch.linspace(T / min(T, e.levels), T, min(T, e.levels)).round()})
     table, sums = [], {}
@@ -195,7 +205,7 @@ def restoration_(e: Evaluation) -> Result:
 
 def likelihood(e: Evaluation) -> Result:
     """The variational bound: by step for VCD and VWD, in bits a dimension of 256 values for DDPM."""
-    x0 = to_float(e.held_out.balanced(e.restored)).to(e.model.device)
+    x0 = to_float(e.test.balanced(e.restored)).to(e.model.device)
     dims = x0[0].numel()
     protocol = {"data": e.data.name, "images": len(x0), "seed": e.seed}
     if isinstance(e.model, DDPM):
