@@ -841,7 +841,7 @@ def test_inception_without_its_weights_says_where_they_belong(digits, tmp_path, 
 # --- tables of runs ---------------------------------------------------------------------------------------------------
 
 
-def number(value: float, floor: float | None = None, **protocol) -> dict:
+def number(value: float | None, floor: float | None = None, **protocol) -> dict:
     return {"value": value, "better": "lower", "floor": floor, "unit": "", "protocol": {"n": 50, "weights": "w"} | protocol}
 
 
@@ -912,6 +912,15 @@ def test_metrics_that_only_some_have_do_not_matter(three, tmp_path):
     other = folder(tmp_path, "digits-vwd-blur-5678-seed0", "VWD", {"fcd_60": number(3.0, n=60)})
     table = table_of([*three, other])
     assert table.cell("VWD", "fcd_60") == "3" and table.cell("VWD", "fcd_50") == table.cell("VCD", "fcd_60") == ""
+
+
+def test_a_number_that_was_not_finite_is_an_empty_cell(three, tmp_path):
+    """null in metrics.json: JSON has no infinity."""
+    other = folder(tmp_path, "digits-vwd-blur-5678-seed0", "VWD", {"fcd_50": number(None, 1.5)})
+    table = table_of([*three, other])
+    assert table.cell("VWD", "fcd_50") == "" and table.cell("DDPM", "fcd_50") != ""
+    for written in (comparison.markdown, comparison.plain, comparison.latex):
+        assert "None" not in written(table)
 
 
 def numbers_of(cell: str) -> list[float]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,16 @@ def write(out: Path, subject: dict[str, Any], result: dict[str, Any]) -> None:
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     facts = {"schema": "vcd-metrics-1", "date": time.strftime("%Y-%m-%d"), "machine": machine,
              "versions": {"vcd": __version__, "python": platform.python_version(), **packages}, "subject": subject}  # fmt: skip
-    write_atomically(out, json.dumps(facts | result, indent=2) + "\n")
+    write_atomically(out, json.dumps(_finite(facts | result), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(node: Any) -> Any:
+    """The same with null for what is not finite: JSON knows neither NaN nor infinity."""
+    if isinstance(node, dict):
+        return {key: _finite(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_finite(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 def table(numbers: dict[str, Any]) -> list[str]:

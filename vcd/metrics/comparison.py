@@ -179,7 +179,8 @@ def table(variants: list[Variant]) -> Table:
                                 f"({', '.join(differ)}): evaluate them alike")  # fmt: skip
         floors[metric] = first[2]["floor"]
         for name, _, number in found:
-            values.setdefault((name, metric), []).append(number["value"])
+            if number["value"] is not None:  # it was not finite
+                values.setdefault((name, metric), []).append(number["value"])
     for fact, title in FACTS.items():
         for name, run in runs:
             if run.subject.get(fact) is not None:
@@ -255,7 +256,8 @@ def curves(variants: list[Variant], path: Path) -> Path:
 
             history = _history(run)
             for metric in dict.fromkeys(name for _, metrics in history for name in metrics):
-                points = [(step, metrics[metric]["value"]) for step, metrics in history if metric in metrics]
+                points = [(step, metrics[metric]["value"]) for step, metrics in history
+                          if metric in metrics and metrics[metric]["value"] is not None]  # fmt: skip
                 add(metric, [p[0] for p in points], [p[1] for p in points])
             steps, losses = metric_curves.curve(metric_curves.read(run.folder / "metrics.csv"), "val/loss")
             add(f"validation loss of {variant.name}", [step + 1 for step in steps], losses)
