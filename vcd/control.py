@@ -3,6 +3,7 @@
 import logging
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,22 +27,32 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"task={cfg.task} is not one of {', '.join(TASKS)}")
     if not cfg.ckpt:
         raise UserError("say which checkpoint to steer: ckpt=runs/.../last.ckpt, or several: ckpt=[A,B]")
-    for key in ("n", "variations", "weights"):
-        if cfg[key] < 1:
-            raise UserError(f"{key}={cfg[key]} must be at least 1")
+    for key, least in (("n", 1), ("variations", 1), ("weights", 1), ("seed", 0)):
+        if not isinstance(cfg[key], int) or cfg[key] < least:
+            raise UserError(f"{key}={cfg[key]} must be a whole number of at least {least}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plain = OmegaConf.to_container(cfg)
-    paths = plain["ckpt"] if isinstance(plain["ckpt"], list) else [plain["ckpt"]]
+    paths = [str(path) for path in _listed(plain["ckpt"])]
+    for key in ("images", "sources"):  # a file may be called 3
+        plain[key] = None if plain[key] is None else [str(place) for place in _listed(plain[key])]
+    plain["temperatures"] = _listed(plain["temperatures"])
+    if not plain["temperatures"] or not all(isinstance(t, (int, float)) for t in plain["temperatures"]):
+        raise UserError(f"temperatures={cfg.temperatures} must be numbers, such as [0,0.5,1]")
     models = {}
     for path in paths:
         model, _ = checkpoints.load(path, device if cfg.device == "auto" else cfg.device, cfg.raw)
         name = type(model).__name__
         models[name if name not in models else f"{name} {len(models) + 1}"] = model
-    out = Path(cfg.out) if cfg.out else Path(paths[0]).parent / "control"
+    out = Path(str(cfg.out)) if cfg.out else Path(paths[0]).parent / "control"
     out.mkdir(parents=True, exist_ok=True)
     ask = Request(**{field.name: plain[field.name] for field in fields(Request)})
     for file in TASKS[cfg.task](models, ask, out):
         log.info("%-12s %s", cfg.task, file)
+
+
+def _listed(value: Any) -> list:
+    """One thing or several as a list."""
+    return value if isinstance(value, list) else [value]
 
 
 if __name__ == "__main__":

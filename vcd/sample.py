@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.delta is not None:
         model.perturbation.delta = cfg.delta
     chosen = "".join(f"-{type(getattr(model, part)).__name__.lower()}" for part in parts)
-    out = Path(cfg.out) if cfg.out else Path(cfg.ckpt).parent / f"samples-seed{cfg.seed}-n{cfg.n}{chosen}"
+    out = Path(str(cfg.out)) if cfg.out else Path(cfg.ckpt).parent / f"samples-seed{cfg.seed}-n{cfg.n}{chosen}"
     if out.exists() and any(out.iterdir()) and not (out / "sample.json").exists():
         raise UserError(f"out={out} holds files that are not samples; choose another folder")
     for name, path in write(model, cfg, out).items():

@@ -172,7 +172,7 @@ def _levels(model: Diffusion, ask: Request) -> list[int]:
     """The levels asked for, T first; none for `levels=null`."""
     if ask.levels is None:
         return []
-    ends = [ask.levels] * 2 if isinstance(ask.levels, int) else ask.levels
+    ends = ask.levels if isinstance(ask.levels, list) else [ask.levels] * 2
     T = model.degradation.T
     if len(ends) != 2 or not all(isinstance(t, int) and 1 <= t <= T for t in ends):
         raise UserError(f"levels={ask.levels}: give one step, or [from,to], between 1 and T={T}")

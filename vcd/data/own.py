@@ -34,7 +34,7 @@ def read(places: str | list[str], *, size: int, channels: int, key: str) -> Floa
             raise UserError(f"{key}={place} is an empty folder")
         for name, content in found.items():
             try:
-                images.append(torch.from_numpy(decode(content(), size, channels)[0]))
+                images.append(torch.tensor(decode(content(), size, channels)[0]))
             except Exception:  # whatever Pillow raises for a broken file
                 broken.append(name)
     if not images and not broken:
