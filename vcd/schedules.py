@@ -6,6 +6,7 @@ A `Schedule` says how much of the image a level keeps, as an amplitude (`fade`) 
 
 import math
 from abc import ABC, abstractmethod
+from decimal import Decimal
 from typing import final
 
 import torch
@@ -168,10 +169,12 @@ def pixel_factors(T: int, *, size: int) -> Int[Tensor, " levels"]:
     """VCD's side in pixels of the blocks of level t, (T+1,): 1, then int(exp(linspace(ln 1.5, ln(size/2 + 5), T))).
 
     As published: level 1 has factor 1, which changes nothing, and the last is not one block. That it is 18 and not 19
-    for size 28 is float64's exp(ln 19) just below 19.
+    for size 28, but 37 for 64, is the rounding of the authors' exp(ln 19) and exp(ln 37). Processors differ there, so
+    exp is taken exactly, with the tolerance that gives their table.
     """
-    ends = math.log(1.5), math.log(size / 2 + 5)
-    return torch.tensor([1, *torch.linspace(*ends, check_levels(T), dtype=torch.float64).exp().long().tolist()])
+    ends = math.log(1.5), float(Decimal(size / 2 + 5).ln())
+    logarithms = torch.linspace(*ends, check_levels(T), dtype=torch.float64).tolist()
+    return torch.tensor([1, *(int(Decimal(x).exp() * (1 + Decimal("1.5e-16"))) for x in logarithms)])
 
 
 def pixel_blocks(T: int, *, size: int) -> Int[Tensor, " levels"]:
