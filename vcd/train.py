@@ -42,6 +42,7 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     from vcd.callbacks.checkpoint import Checkpoint
     from vcd.callbacks.timing import Timing
     from vcd.data.datamodule import DegradationDataModule
+    from vcd.data.draws import seeded
     from vcd.loggers import CSVMetrics
     from vcd.quiet import quiet
 
@@ -87,7 +88,8 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
         if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
             for path in (*sorted(run.path.glob("step-*.ckpt")), run.last):
                 model, _ = checkpoints.load(path, trainer.strategy.root_device)  # its averaged weights
-                model.finish(itertools.chain.from_iterable(data.train_batches() for _ in itertools.count()))
+                with seeded(cfg.seed, model.device):  # whatever happened on the way here
+                    model.finish(itertools.chain.from_iterable(data.train_batches() for _ in itertools.count()))
                 checkpoints.store_buffers(path, model)
             callbacks["pictures"].draw(model, run.path)
             curves.draw(metrics.path, run.path / "curves.png")
