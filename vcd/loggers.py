@@ -11,6 +11,8 @@ from pathlib import Path
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from vcd.errors import UserError
+
 
 class CSVMetrics(Logger):
     """One row a step: `step` and every metric that was logged there. Rows after the resumed step are dropped.
@@ -59,6 +61,13 @@ class CSVMetrics(Logger):
     def save(self) -> None:
         """Append the new rows; rewrite the file, atomically, when there are new columns or changed rows."""
         rows = [{"step": step, **self._rows[step]} for step in sorted(self._rows)]
+        try:
+            self._write(rows)
+        except OSError as error:
+            raise UserError(f"could not write {self.path} ({error.strerror}): free some space and run the same command again") from error
+        self._stale, self._written = False, len(rows)
+
+    def _write(self, rows: list[dict]) -> None:
         if self._stale:
             temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
             with open(temporary, "w", newline="") as file:
@@ -69,7 +78,6 @@ class CSVMetrics(Logger):
         elif len(rows) > self._written:
             with open(self.path, "a", newline="") as file:
                 csv.DictWriter(file, list(self._columns)).writerows(rows[self._written :])
-        self._stale, self._written = False, len(rows)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

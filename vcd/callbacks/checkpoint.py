@@ -21,9 +21,16 @@ class Checkpoint(L.Callback):
 
     def __init__(self, *, path: Path, every: int, config: dict[str, Any], keep: int | None = None):
         self.path, self.every, self.config, self.keep = path, every, config, keep
+        self._seen = 0  # the last step that was looked at: a step may be several batches, and is saved after its last
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._seen = trainer.global_step
 
     def on_train_batch_end(self, trainer, *_) -> None:
         step, last = trainer.global_step, trainer.global_step == trainer.max_steps
+        if step == self._seen:
+            return
+        self._seen = step
         kept = self.keep is not None and step % self.keep == 0 and not last
         if step % self.every == 0 or last or kept:
             trainer.save_checkpoint(self.path, weights_only=False)
@@ -81,11 +88,13 @@ class StopOnNonFinite(L.Callback):
             self._check(trainer)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
+        weights = torch.stack([p.isfinite().all() for p in pl_module.parameters()]).all()
+        self.finite = weights if self.finite is None else self.finite & weights
         self._check(trainer)
 
     def _check(self, trainer) -> None:
         if self.finite is not None and not bool(self.finite):
             raise UserError(
-                f"the loss is no longer finite at step {trainer.global_step}; last.ckpt is from before: "
+                f"the loss or a weight is no longer finite at step {trainer.global_step}; last.ckpt is from before: "
                 "try a smaller optimizer.lr, trainer.gradient_clip_val=1 or trainer.precision=32-true"
             )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytorch_lightning as L
 
+from vcd.errors import UserError
+
 
 class Timing(L.Callback):
     """times.csv: a row of `step` and `seconds` whenever metrics are logged; validation and pictures are included.
@@ -34,16 +36,21 @@ class Timing(L.Callback):
         rows = []
         if trainer.global_step and self.path.exists():
             rows = [row for row in read(self.path) if row[0] <= trainer.global_step]
-        with open(self.path, "w", newline="") as file:
-            csv.writer(file).writerows([("step", "seconds"), *rows])
+        self._write("w", [("step", "seconds"), *rows])
 
     def on_train_batch_end(self, trainer, *_) -> None:
         step = trainer.global_step
         due = step % trainer.log_every_n_steps == 0 or step == trainer.max_steps
         if trainer.is_global_zero and due and step > self._last:  # a step may be several batches
             self._last = step
-            with open(self.path, "a", newline="") as file:
-                csv.writer(file).writerow((step, f"{self._now():.3f}"))
+            self._write("a", [(step, f"{self._now():.3f}")])
+
+    def _write(self, mode: str, rows: list[tuple]) -> None:
+        try:
+            with open(self.path, mode, newline="") as file:
+                csv.writer(file).writerows(rows)
+        except OSError as error:
+            raise UserError(f"could not write {self.path} ({error.strerror}): free some space and run the same command again") from error
 
 
 def read(path: Path) -> list[tuple[int, float]]:

@@ -29,6 +29,19 @@ class PerLevel(Metric):
                 self.add_state(name, torch.zeros_like(self.count), dist_reduce_fx="sum")
             getattr(self, name).index_add_(0, group, values.detach().double())
 
+    def pack(self) -> dict[str, Tensor]:
+        """What has been gathered so far, for a checkpoint."""
+        return {"count": self.count.cpu(), **{name: getattr(self, name).cpu() for name in self.terms}}
+
+    def unpack(self, packed: dict[str, Tensor]) -> None:
+        """Go on from what was packed."""
+        for name, values in packed.items():
+            if name != "count" and name not in self.terms:
+                self.terms.append(name)
+                self.add_state(name, torch.zeros_like(self.count), dist_reduce_fx="sum")
+            getattr(self, name).copy_(values)
+        self._update_count = 1  # torchmetrics: there has been an update
+
     def compute(self) -> dict[str, Tensor]:
         means = {}
         for name in self.terms:

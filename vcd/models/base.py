@@ -94,6 +94,13 @@ class Diffusion(L.LightningModule, ABC):
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self._log_levels("train")
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        if self.global_step % self.trainer.log_every_n_steps:  # else it is reported right after this
+            checkpoint["levels"] = self.levels.pack()
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.levels.unpack(checkpoint.get("levels", {}))
+
     def on_validation_epoch_start(self) -> None:
         self.levels.reset()  # what training has gathered since its last report is dropped
 
