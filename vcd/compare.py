@@ -34,6 +34,8 @@ def main(cfg: DictConfig) -> None:
     if cfg.evaluate is not None:
         comparison.evaluate(folders, [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"], cfg.processes)
     runs = [comparison.read(folder) for folder in folders]
+    for run in runs:
+        run.metrics = {name: m for name, m in run.metrics.items() if not name.startswith(tuple(cfg.leave_out))}
     variants = comparison.group(runs)
     table = comparison.table(variants)
     out.mkdir(parents=True, exist_ok=True)
