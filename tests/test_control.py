@@ -1026,7 +1026,7 @@ def test_what_cannot_be_done_is_one_sentence(command, ckpt, tmp_path):
         ("task=exchange",): ["ckpt=runs/"],
         (given, "levels=9", "out=drawn"): ["levels=9", "between 1 and T=3"],
         (given, f"images=[{','.join(images)}]", f"sources={images[0]}", "out=drawn"): ["images has 2 and sources 1"],
-        (given, "weights=0"): ["weights=0 must be at least 1"],
+        (given, "weights=0"): ["weights=0", "at least 1"],
         (given, "sources=nowhere.png", "out=drawn"): ["sources=nowhere.png: there is no such file"],
     }
     for arguments, words in cases.items():
@@ -1036,7 +1036,7 @@ def test_what_cannot_be_done_is_one_sentence(command, ckpt, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("argument", ["seed=-1", "levels=2.5", "temperatures=0.5", "temperatures=[]", "images=3"])
+@pytest.mark.parametrize("argument", ["seed=-1", "levels=2.5", "temperatures=[]", "images=3"])
 def test_values_that_make_no_sense_are_named(command, ckpt, tmp_path, argument):
     task = "temperature" if argument.startswith("temp") else "exchange"
     sentence = one_sentence(command("control", f"task={task}", f"ckpt={ckpt}", argument, "out=drawn", cwd=tmp_path))
