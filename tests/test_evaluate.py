@@ -627,7 +627,7 @@ def test_what_is_trained_takes_its_data_from_where_it_was_told(compared, root):
 
 @pytest.mark.long
 def test_a_sweep_is_compared_by_its_folder(command, compared, tmp_path):
-    process = command("compare", f"sweep={compared.out / 'runs'}", "out=swept", "n=2", "device=cpu", cwd=tmp_path)
+    process = command("compare", f"below={compared.out / 'runs'}", "out=swept", "n=2", "device=cpu", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     head, *_ = cells((tmp_path / "swept" / "table.md").read_text())
     assert sorted(head[1:3]) == ["VCD", "VWD"]
@@ -658,7 +658,7 @@ def pair(again, tmp_path) -> tuple[Path, Path]:
 def test_what_cannot_be_compared_is_one_sentence(command, pair, tmp_path, what):
     one, other = pair
     (tmp_path / "empty").mkdir()
-    arguments = {"nothing": [], "no such sweep": ["sweep=nowhere"], "empty sweep": ["sweep=empty"]}.get(what, [f"runs=[{one},{other}]"])
+    arguments = {"nothing": [], "no such sweep": ["below=nowhere"], "empty sweep": ["below=empty"]}.get(what, [f"runs=[{one},{other}]"])
     if what == "protocol":
         document = json.loads((other / "metrics.json").read_text())
         document["metrics"]["fcd_60"]["protocol"]["weights"] = "0123456789abcdef"
@@ -672,7 +672,7 @@ def test_what_cannot_be_compared_is_one_sentence(command, pair, tmp_path, what):
         arguments.append('evaluate=["n=60"]')
         words = [str(other), "last.ckpt"]
     else:
-        words = {"nothing": ["runs=", "sweep="], "no such sweep": ["sweep=nowhere"], "empty sweep": ["sweep=empty"]}[what]
+        words = {"nothing": ["runs=", "below="], "no such sweep": ["below=nowhere"], "empty sweep": ["below=empty"]}[what]
     sentence = one_sentence(command("compare", *arguments, "device=cpu", cwd=tmp_path))
     assert all(word in sentence for word in words), sentence
     assert not (tmp_path / "comparison" / "table.md").exists()

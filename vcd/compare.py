@@ -23,14 +23,14 @@ def main(cfg: DictConfig) -> None:
     out = Path(cfg.out)
     folders = _folders(cfg)
     if cfg.train:
-        variants = OmegaConf.to_container(cfg.train)
+        variants, common = OmegaConf.to_container(cfg.train), [*cfg.common, f"data.root={cfg.data.root}"]
         if cfg.seconds:
-            steps = comparison.steps_in(cfg.seconds, variants, list(cfg.common), out / "probes", cfg.processes)
+            steps = comparison.steps_in(cfg.seconds, variants, common, out / "probes", cfg.processes)
             log.info("steps in %g seconds: %s", cfg.seconds, steps)
             variants = {name: [*o, f"trainer.max_steps={steps[name]}"] for name, o in variants.items()}
-        folders += comparison.train(variants, list(cfg.common), out / "runs", cfg.processes)
+        folders += comparison.train(variants, common, out / "runs", cfg.processes)
     if not folders:
-        raise UserError("say what to compare: runs=[A,B], sweep=DIR or experiment=compare_mnist_cpu")
+        raise UserError("say what to compare: runs=[A,B], below=DIR or experiment=compare_mnist_cpu")
     if cfg.evaluate is not None:
         comparison.evaluate(folders, [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"], cfg.processes)
     runs = [comparison.read(folder) for folder in folders]
@@ -57,15 +57,15 @@ def main(cfg: DictConfig) -> None:
 
 
 def _folders(cfg: DictConfig) -> list[Path]:
-    """The run folders named, or those below `sweep`."""
+    """The run folders named, or those below `below`."""
     folders = [Path(f).expanduser() for f in cfg.runs or []]
-    if cfg.sweep:
-        sweep = Path(cfg.sweep).expanduser()
+    if cfg.below:
+        sweep = Path(cfg.below).expanduser()
         if not sweep.is_dir():
-            raise UserError(f"sweep={cfg.sweep}: there is no such folder")
+            raise UserError(f"below={cfg.below}: there is no such folder")
         found = sorted(path.parent for path in sweep.glob("*/status.json"))
         if not found:
-            raise UserError(f"sweep={cfg.sweep} holds no run folders")
+            raise UserError(f"below={cfg.below} holds no run folders")
         folders += found
     return folders
 

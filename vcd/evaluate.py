@@ -22,6 +22,7 @@ def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from vcd import checkpoints, figures
+    from vcd.metrics.distribution import NEIGHBOURS
     from vcd.metrics.suite import FAMILIES, NEED_A_MODEL, Evaluation, Result, finite
     from vcd.quiet import quiet
 
@@ -30,19 +31,19 @@ def main(cfg: DictConfig) -> None:
     families = list(cfg.metrics)
     if unknown := [name for name in families if name not in FAMILIES]:
         raise UserError(f"metrics: {', '.join(unknown)} is not one of {', '.join(FAMILIES)}")
-    for key, least in (("n", 2), ("batch_size", 1), ("processes", 1), ("restored", 1), ("levels", 1), ("seed", 0)):
+    for key, least in (("n", NEIGHBOURS + 1 if "distribution" in families else 2), ("batch_size", 1), ("processes", 1), ("restored", 1), ("levels", 1), ("seed", 0)):
         if cfg[key] < least:
             raise UserError(f"{key}={cfg[key]} must be at least {least}")
     if cfg.split not in ("train", "val"):
         raise UserError(f"split={cfg.split} is not one of train, val")
     model, run = (None, None) if cfg.ckpt is None else checkpoints.load(cfg.ckpt, device, cfg.raw, _parts(cfg))
     data = reference(cfg, run)
+    if not cfg.prefetch and model is None and (cfg.images is None or NEED_A_MODEL & set(families)):
+        raise UserError("say what to evaluate: ckpt=runs/.../last.ckpt, or images=DIR (without restoration and bound)")
     extractor = instantiate(cfg.extractor).ready(data).to(device)
     if cfg.prefetch:
         log.info("everything is there: %s", extractor.protocol)
         return
-    if model is None and (cfg.images is None or NEED_A_MODEL & set(families)):
-        raise UserError("say what to evaluate: ckpt=runs/.../last.ckpt, or images=DIR (without restoration and bound)")
     images, subject = _subject(cfg, model, run, data)
     if len(images) < FEW:
         log.warning("%d images are few: compare with the floor, and with numbers of the same n only", len(images))

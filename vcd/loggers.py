@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -120,7 +121,9 @@ def summarise(folder: Path, numbers: dict[str, float]) -> bool:
     import wandb as api
 
     mode = os.environ.get("WANDB_MODE", "online" if _reachable() else "offline")
-    run = api.init(project="vcd", id=kept.read_text().strip(), dir=folder, resume="allow", mode=mode)
+    config = OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").exists() else OmegaConf.create()
+    project = OmegaConf.select(config, "logger.wandb.project", default="vcd")
+    run = api.init(project=project, id=kept.read_text().strip(), dir=folder, resume="allow", mode=mode)
     run.summary.update(numbers)
     run.finish()
     return True

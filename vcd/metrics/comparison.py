@@ -114,6 +114,9 @@ def steps_in(seconds: float, variants: dict[str, list[str]], common: list[str], 
 def evaluate(folders: list[Path], overrides: list[str], processes: int) -> None:
     """Evaluate every checkpoint that has not been evaluated since it was written, with the same overrides."""
 
+    if missing := [str(folder) for folder in folders if not (folder / "last.ckpt").is_file()]:
+        raise UserError(f"{', '.join(missing)}: there is no last.ckpt to evaluate")
+
     def one(ckpt: Path) -> str | None:
         line = [sys.executable, "-m", "vcd.evaluate", f"ckpt={ckpt}", *overrides]
         process = subprocess.run(line, capture_output=True, text=True)
@@ -137,7 +140,7 @@ def _stamp(ckpt: Path) -> Path:
 
 
 def _asked(ckpt: Path, overrides: list[str]) -> str:
-    return json.dumps([overrides, os.stat(ckpt).st_mtime_ns])
+    return json.dumps([overrides, *(os.stat(path).st_mtime_ns for path in (ckpt, place(ckpt)))])
 
 
 def read(folder: Path) -> Run:
@@ -259,8 +262,9 @@ def curves(variants: list[Variant], path: Path) -> Path:
                 points = [(step, metrics[metric]["value"]) for step, metrics in history
                           if metric in metrics and metrics[metric]["value"] is not None]  # fmt: skip
                 add(metric, [p[0] for p in points], [p[1] for p in points])
-            steps, losses = metric_curves.curve(metric_curves.read(run.folder / "metrics.csv"), "val/loss")
-            add(f"validation loss of {variant.name}", [step + 1 for step in steps], losses)
+            if (run.folder / "metrics.csv").exists():
+                steps, losses = metric_curves.curve(metric_curves.read(run.folder / "metrics.csv"), "val/loss")
+                add(f"validation loss of {variant.name}", [step + 1 for step in steps], losses)
     figure = Figure(figsize=(11, 2.8 * len(lines)), layout="constrained")
     for axes, (what, runs) in zip(figure.subplots(len(lines), 2, squeeze=False), lines.items(), strict=True):
         for axis, at, label in ((axes[0], 2, "images seen"), (axes[1], 3, "seconds of training")):

@@ -175,7 +175,7 @@ def memorised(e: Evaluation) -> Result:
             curves["classes"] = {"names": list(e.reference.classes), "samples": mine.bincount(minlength=k).tolist(), "data": real.tolist()}
     shown = own.argsort()[: min(10, n)]  # the samples that lie nearest to a training image
     pairs = torch.cat([e.images[shown], e.train.images[at[shown]]])
-    return Result(numbers, curves, [write_png(e.out.with_name(e.out.stem.replace("metrics", "nearest") + ".png"), pairs, columns=len(shown))])
+    return Result(numbers, curves, [write_png(e.out.with_name(f"nearest{e.out.stem.removeprefix('metrics')}.png"), pairs, columns=len(shown))])
 
 
 def restoration_(e: Evaluation) -> Result:
