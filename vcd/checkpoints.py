@@ -99,6 +99,11 @@ def store_buffers(path: str | Path, model: Diffusion) -> None:
     AtomicCheckpointIO().save_checkpoint(checkpoint, path)
 
 
+def device_of(name: str) -> str:
+    """What `device=auto` means: a GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
 def fingerprint(path: str | Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as file:

@@ -14,7 +14,7 @@ log = logging.getLogger("vcd")
 @entry("compare")
 def main(cfg: DictConfig) -> None:
     """Train and evaluate what is asked for and not there yet; then write the table, the pictures and the page."""
-    from vcd import report
+    from vcd import checkpoints, report
     from vcd.metrics import comparison
     from vcd.quiet import quiet
     from vcd.runs import write_atomically
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.latex:
         written["latex"] = out / "table.tex"
         write_atomically(written["latex"], comparison.latex(table))
-    device = report.device_of(cfg.device)
+    device = checkpoints.device_of(cfg.device)
     written["samples"] = comparison.picture(variants, out / "samples.png", n=cfg.n, seed=cfg.seed, device=device)
     written["curves"] = comparison.curves(variants, out / "curves.png")
     looks = [report.look(v.runs[0].folder, n=36, pairs=6, seed=cfg.seed, device=device) for v in variants]

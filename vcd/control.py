@@ -16,8 +16,6 @@ log = logging.getLogger("vcd")
 @entry("control")
 def main(cfg: DictConfig) -> None:
     """Do `task` with every checkpoint; write its figure, and what is measured as CSV."""
-    import torch
-
     from vcd import checkpoints
     from vcd.quiet import quiet
     from vcd.tasks import TASKS, Request
@@ -30,7 +28,6 @@ def main(cfg: DictConfig) -> None:
     for key, least in (("n", 1), ("variations", 1), ("weights", 1), ("seed", 0)):
         if not isinstance(cfg[key], int) or cfg[key] < least:
             raise UserError(f"{key}={cfg[key]} must be a whole number of at least {least}")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     plain = OmegaConf.to_container(cfg)
     paths = [str(path) for path in _listed(plain["ckpt"])]
     for key in ("images", "sources"):  # a file may be called 3
@@ -40,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"temperatures={cfg.temperatures} must be numbers, such as [0,0.5,1]")
     models = {}
     for path in paths:
-        model, _ = checkpoints.load(path, device if cfg.device == "auto" else cfg.device, cfg.raw)
+        model, _ = checkpoints.load(path, checkpoints.device_of(cfg.device), cfg.raw)
         name = type(model).__name__
         models[name if name not in models else f"{name} {len(models) + 1}"] = model
     out = Path(str(cfg.out)) if cfg.out else Path(paths[0]).parent / "control"

@@ -18,7 +18,6 @@ FEW = 2000  # below this, distances between distributions are mostly noise
 @entry("evaluate")
 def main(cfg: DictConfig) -> None:
     """Measure; print a table and write metrics.json with the provenance of every number."""
-    import torch
     from hydra.utils import instantiate
 
     from vcd import checkpoints, figures
@@ -27,11 +26,13 @@ def main(cfg: DictConfig) -> None:
     from vcd.quiet import quiet
 
     quiet()
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
+    device = checkpoints.device_of(cfg.device)
     families = list(cfg.metrics)
     if unknown := [name for name in families if name not in FAMILIES]:
         raise UserError(f"metrics: {', '.join(unknown)} is not one of {', '.join(FAMILIES)}")
-    for key, least in (("n", NEIGHBOURS + 1 if "distribution" in families else 2), ("batch_size", 1), ("processes", 1), ("restored", 1), ("levels", 1), ("seed", 0)):
+    few = NEIGHBOURS + 1 if "distribution" in families else 2  # every image needs its neighbours
+    leasts = {"n": few, "batch_size": 1, "processes": 1, "restored": 1, "levels": 1, "seed": 0}
+    for key, least in leasts.items():
         if cfg[key] < least:
             raise UserError(f"{key}={cfg[key]} must be at least {least}")
     if cfg.split not in ("train", "val"):

@@ -26,6 +26,7 @@ STEPS = 12  # of the exchange matrix at most
 @entry("report")
 def main(cfg: DictConfig) -> None:
     """Draw what the runs' checkpoints and metrics have to show; print the path of the HTML file."""
+    from vcd import checkpoints
     from vcd.quiet import quiet
     from vcd.runs import write_atomically
 
@@ -37,7 +38,7 @@ def main(cfg: DictConfig) -> None:
     for key in ("n", "pairs"):
         if cfg[key] < 1:
             raise UserError(f"{key}={cfg[key]} must be at least 1")
-    device = device_of(cfg.device)
+    device = checkpoints.device_of(cfg.device)
     runs = []
     for folder in folders:
         log.info("drawing %s", folder)
@@ -46,13 +47,6 @@ def main(cfg: DictConfig) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, render(runs))
     log.info("%-10s %s", "report", out.resolve())
-
-
-def device_of(name: str) -> str:
-    """auto: a GPU where there is one."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 @dataclass
@@ -133,8 +127,7 @@ def exchange_matrices(model: "Diffusion", path: "LatentPath") -> Exchange:
     from vcd import steering
     from vcd.images import grid, to_uint8
 
-    n, levels = len(path), steering.levels_of(model)
-    levels = [levels[i] for i in torch.linspace(0, len(levels) - 1, min(len(levels), STEPS)).round().long()]
+    n, levels = len(path), steering.levels_of(model, STEPS)
     target = path.take([i for i in range(n) for _ in range(n)])
     source = replace(path.take(list(range(n)) * n), noise=target.noise)
     x0 = steering.decode(model, path, most=2).x0

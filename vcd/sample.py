@@ -14,8 +14,6 @@ log = logging.getLogger("vcd")
 @entry("sample")
 def main(cfg: DictConfig) -> None:
     """Draw `n` images; write samples.npy (uint8 NHWC), PNGs, a grid, the sequences, and sample.json, which says how."""
-    import torch
-
     from vcd import checkpoints
 
     if cfg.ckpt is None:
@@ -23,9 +21,8 @@ def main(cfg: DictConfig) -> None:
     for key, least in (("n", 1), ("batch_size", 1), ("rows", 0), ("seed", 0)):
         if cfg[key] < least:
             raise UserError(f"{key}={cfg[key]} must be at least {least}")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
-    model, trained = checkpoints.load(cfg.ckpt, device if cfg.device == "auto" else cfg.device, cfg.raw, parts)
+    model, trained = checkpoints.load(cfg.ckpt, checkpoints.device_of(cfg.device), cfg.raw, parts)
     if cfg.delta is not None:
         model.perturbation.delta = cfg.delta
     chosen = "".join(f"-{type(getattr(model, part)).__name__.lower()}" for part in parts)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.models.base import Diffusion
 from vcd.models.variational import Variational
@@ -35,9 +36,19 @@ class Path:
         return Path(self.x_T[rows], self.z[:, rows], self.noise.take(rows))
 
 
-def levels_of(model: Diffusion) -> list[int]:
-    """The levels at which the model's sampler takes a latent, T first."""
-    return model.sampler.grid(model.degradation.T)[:-1]
+def levels_of(model: Diffusion, most: int | None = None) -> list[int]:
+    """The levels at which the model's sampler takes a latent, T first; no more than `most`, evenly spread."""
+    levels = model.sampler.grid(model.degradation.T)[:-1]
+    if most is None or len(levels) <= most:
+        return levels
+    return [levels[i] for i in torch.linspace(0, len(levels) - 1, most).round().long()]
+
+
+def eps_of(D: Degradation, x0: Float[Tensor, "n c h w"], randomness: PerImage) -> Tensor | None:
+    """The randomness of the images' degradation, each image's from its own; None where there is none."""
+    if not D.stochastic:
+        return None
+    return torch.cat([D.draw(x[None], g) for x, g in zip(x0, randomness.generators, strict=True)])
 
 
 def variational(model: Diffusion) -> Variational:
@@ -69,7 +80,7 @@ def encode(
     """
     D, T = model.degradation, model.degradation.T
     end = torch.full((len(x0),), level or T, device=x0.device)
-    eps = torch.cat([D.draw(x[None], g) for x, g in zip(x0, randomness.generators, strict=True)]) if D.stochastic else None
+    eps = eps_of(D, x0, randomness)
     x_T, spread = D(x0, end, eps), temperature * randomness.normal(T, model.prior.latent)
     path = Path(x_T, torch.zeros_like(spread).transpose(0, 1).contiguous(), randomness.take())
     kl = torch.zeros(T, len(x0), device=x0.device)

@@ -179,16 +179,10 @@ def _levels(model: Diffusion, ask: Request) -> list[int]:
     return list(range(max(ends), min(ends) - 1, -1))
 
 
-def _some(levels: Sequence[int]) -> list[int]:
-    """No more than fit into a figure, evenly spread."""
-    at = torch.linspace(0, len(levels) - 1, min(len(levels), MOST)).round().long()
-    return [levels[i] for i in at]
-
-
 def _steps(model: Diffusion, ask: Request) -> list[list[int]]:
     """The levels asked for, together; or each on its own."""
     together = _levels(model, ask)
-    return [together] if together else [[t] for t in _some(steering.levels_of(model))]
+    return [together] if together else [[t] for t in steering.levels_of(model, MOST)]
 
 
 def _title(levels: Sequence[int]) -> str:

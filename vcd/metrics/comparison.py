@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,6 @@ class Table:
     columns: list[str]
     values: dict[tuple[str, str], list[float]]
     floors: dict[str, float | None]
-    notes: list[str] = field(default_factory=list)
 
     def cell(self, row: str, column: str) -> str:
         values = self.values.get((row, column), [])

@@ -47,8 +47,7 @@ def restored(
 ) -> dict[str, Float[Tensor, "n c h w"]]:
     """x0 degraded to `level` and brought back, by every way the model has."""
     D, t = model.degradation, torch.full((len(x0),), level, device=x0.device)
-    eps = torch.cat([D.draw(x[None], g) for x, g in zip(x0, randomness.generators, strict=True)]) if D.stochastic else None
-    x_t, ways = D(x0, t, eps), {}
+    x_t, ways = D(x0, t, steering.eps_of(D, x0, randomness)), {}
     latents = model.latents(randomness)
     ways["prior" if latents is not None else "sequential"] = model.sampler(
         model, x_t, latents, randomness.take(), level=level, most=2
