@@ -23,10 +23,11 @@ from test_sample import one_sentence
 from torch import nn
 
 from vcd import checkpoints, evaluate
+from vcd.comparison import making
 from vcd.data.digits import Digits
 from vcd.errors import UserError
 from vcd.images import to_float, to_uint8
-from vcd.metrics import comparison, samples, suite
+from vcd.metrics import samples, suite
 from vcd.metrics.classifier import Classifier
 from vcd.metrics.inception import FILE
 from vcd.randomness import PerImage
@@ -638,12 +639,12 @@ def test_a_sweep_is_compared_by_its_folder(command, compared, tmp_path):
 def test_a_run_that_was_evaluated_otherwise_since_is_evaluated_as_asked(again, root):
     """By hand, with another n: its metrics.json is no longer what the comparison asked for."""
     overrides = [*QUICK, "metrics=[spectrum]", f"data.root={root}"]
-    comparison.evaluate([again], overrides, 1)
+    making.evaluate([again], overrides, 1)
     expected = values(fitting(again / "metrics.json"))
     by_hand = json.loads((again / "metrics.json").read_text())
     by_hand["metrics"]["log_spectral_distance_50"] = by_hand["metrics"].pop("log_spectral_distance_60")
     (again / "metrics.json").write_text(json.dumps(by_hand))
-    comparison.evaluate([again], overrides, 1)
+    making.evaluate([again], overrides, 1)
     assert values(strict(again / "metrics.json")) == expected
 
 
@@ -693,7 +694,7 @@ def test_checkpoints_without_their_curves_are_compared_all_the_same(command, aga
 def test_a_training_that_fails_is_named_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(UserError) as caught:
-        comparison.train({"odd": ["model=nonsense"]}, [], tmp_path / "runs", 1)
+        making.train({"odd": ["model=nonsense"]}, [], tmp_path / "runs", 1)
     sentence = str(caught.value)
     assert "odd" in sentence and "nonsense" in sentence and str(tmp_path / "runs") in sentence and "\n" not in sentence
     assert os.listdir(tmp_path / "runs") == ["odd.log"]

@@ -25,13 +25,14 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from vcd import checkpoints
 from vcd.callbacks import timing
 from vcd.callbacks.timing import Timing
+from vcd.comparison import table as tables
 from vcd.data import own
 from vcd.data.base import ImageData, Images
 from vcd.data.digits import Digits
 from vcd.degradations.noise import Noise
 from vcd.errors import UserError
 from vcd.images import to_float, to_uint8
-from vcd.metrics import bound, comparison, distribution, memorisation, restoration, suite
+from vcd.metrics import bound, distribution, memorisation, restoration, suite
 from vcd.metrics.cached import cached
 from vcd.metrics.classifier import Classifier
 from vcd.metrics.extractor import Extractor
@@ -850,6 +851,7 @@ def folder(root: Path, name: str, model: str, metrics: dict, seconds: float | No
     path.mkdir(parents=True)
     subject = {"model": model, "parameters": 1000, "images_seen": 640, "steps": 10, "training_seed": 0} | facts
     (path / "metrics.json").write_text(json.dumps({"subject": subject, "metrics": metrics, "curves": {}}))
+    (path / "status.json").write_text(json.dumps({"identity": name, "state": "finished"}))
     if seconds is not None:
         (path / "times.csv").write_text(f"step,seconds\n5,1.0\n10,{seconds}\n")
     return path
@@ -866,18 +868,23 @@ def three(tmp_path) -> list[Path]:
     return [*paths, folder(tmp_path, "digits-ddpm-noise-9999ffff-seed0", "DDPM", {"fcd_50": number(43210.5, 1.5)}, None)]
 
 
-def table_of(paths: list[Path]) -> comparison.Table:
-    return comparison.table(comparison.group([comparison.read(path) for path in paths]))
+def table_of(paths: list[Path]) -> tables.Table:
+    return tables.table(tables.group([tables.read(path) for path in paths]))
 
 
 def test_seeds_of_one_configuration_are_one_variant(three):
-    variants = comparison.group([comparison.read(path) for path in three])
+    variants = tables.group([tables.read(path) for path in three])
     assert [(v.name, [run.folder.name[-5:] for run in v.runs]) for v in variants] == [("VCD", ["seed0", "seed1"]), ("DDPM", ["seed0"])]
 
 
 def test_two_variants_of_one_model_are_told_apart(tmp_path):
     paths = [folder(tmp_path, f"digits-vcd-{x}-seed0", "VCD", {"fcd_50": number(1.0)}) for x in ("blur-1", "black-2")]
     assert table_of(paths).rows == ["digits-vcd-blur-1", "digits-vcd-black-2"]
+
+
+def test_seeds_of_one_configuration_are_one_variant_whatever_their_folders_are_called(three):
+    paths = [three[0].rename(three[0].with_name("mine")), three[1].rename(three[1].with_name("yours")), three[2]]
+    assert [(v.name, len(v.runs)) for v in tables.group([tables.read(path) for path in paths])] == [("VCD", 2), ("DDPM", 1)]
 
 
 def test_a_run_that_is_named_twice_is_no_second_seed(three):
@@ -908,6 +915,14 @@ def test_numbers_of_different_protocols_are_refused_with_what_differs(three, tmp
     assert all(word in sentence for word in [*words, "fcd_50", three[0].name, other.name]) and "\n" not in sentence
 
 
+def test_numbers_of_different_protocols_may_be_left_out(three, tmp_path):
+    other = folder(tmp_path, "digits-vwd-blur-5678-seed0", "VWD", {"fcd_50": number(3.0), "rate_bits": number(1.0, levels=[3])})
+    with pytest.raises(UserError, match="rate_bits"):
+        table_of([*three, other])
+    found = tables.table(tables.group([tables.read(path, ["rate", "psnr"]) for path in (*three, other)]))
+    assert "rate_bits" not in found.columns and found.cell("VWD", "fcd_50") == "3"
+
+
 def test_metrics_that_only_some_have_do_not_matter(three, tmp_path):
     other = folder(tmp_path, "digits-vwd-blur-5678-seed0", "VWD", {"fcd_60": number(3.0, n=60)})
     table = table_of([*three, other])
@@ -919,7 +934,7 @@ def test_a_number_that_was_not_finite_is_an_empty_cell(three, tmp_path):
     other = folder(tmp_path, "digits-vwd-blur-5678-seed0", "VWD", {"fcd_50": number(None, 1.5)})
     table = table_of([*three, other])
     assert table.cell("VWD", "fcd_50") == "" and table.cell("DDPM", "fcd_50") != ""
-    for written in (comparison.markdown, comparison.plain, comparison.latex):
+    for written in (tables.markdown, tables.plain, tables.latex):
         assert "None" not in written(table)
 
 
@@ -927,7 +942,7 @@ def numbers_of(cell: str) -> list[float]:
     return [float(part.replace(",", "")) for part in cell.replace(r"$\pm$", "±").split("±") if part.strip()]
 
 
-def check(cells: list[list[str]], table: comparison.Table) -> None:
+def check(cells: list[list[str]], table: tables.Table) -> None:
     """Rows of metrics and columns of variants say what the table holds, to four digits."""
     head, *rows = cells
     assert head[0] == "" and head[1 : 1 + len(table.rows)] == table.rows and head[-1] == "real images"
@@ -943,7 +958,7 @@ def check(cells: list[list[str]], table: comparison.Table) -> None:
 
 def test_markdown_can_be_read_back(three):
     table = table_of(three)
-    lines = comparison.markdown(table).strip().splitlines()
+    lines = tables.markdown(table).strip().splitlines()
     assert all(line.startswith("|") and line.endswith("|") for line in lines) and len({line.count("|") for line in lines}) == 1
     assert set(lines[1].replace("|", " ").split()) == {"---"}
     check([[cell.strip() for cell in line[1:-1].split("|")] for line in (lines[0], *lines[2:])], table)
@@ -951,7 +966,7 @@ def test_markdown_can_be_read_back(three):
 
 def test_latex_can_be_read_back(three):
     table = table_of(three)
-    text = comparison.latex(table)
+    text = tables.latex(table)
     assert text.startswith("\\begin{tabular}{lrrr}\n\\toprule\n") and text.endswith("\\bottomrule\n\\end{tabular}\n")
     lines = [line.removesuffix(r" \\") for line in text.splitlines() if line.endswith(r"\\")]
     check([[cell.strip().replace(r"\_", "_") for cell in line.split("&")] for line in lines], table)
@@ -960,7 +975,7 @@ def test_latex_can_be_read_back(three):
 
 def test_csv_has_every_digit(three):
     table = table_of(three)
-    rows = list(csv.DictReader(io.StringIO(comparison.plain(table))))
+    rows = list(csv.DictReader(io.StringIO(tables.plain(table))))
     assert len(rows) == len(table.values)
     for row in rows:
         values = table.values[row["variant"], row["metric"]]
@@ -972,7 +987,7 @@ def test_csv_has_every_digit(three):
 
 def test_a_folder_without_metrics_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="no metrics.json.*vcd.evaluate"):
-        comparison.read(tmp_path)
+        tables.read(tmp_path)
 
 
 def test_a_run_too_short_for_a_row_of_times_is_compared_all_the_same(tmp_path):

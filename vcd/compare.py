@@ -15,7 +15,7 @@ log = logging.getLogger("vcd")
 def main(cfg: DictConfig) -> None:
     """Train and evaluate what is asked for and not there yet; then write the table, the pictures and the page."""
     from vcd import checkpoints, report
-    from vcd.metrics import comparison
+    from vcd.comparison import making, pictures, table
     from vcd.quiet import quiet
     from vcd.runs import write_atomically
 
@@ -25,33 +25,30 @@ def main(cfg: DictConfig) -> None:
     if cfg.train:
         variants, common = OmegaConf.to_container(cfg.train), [*cfg.common, f"data.root={cfg.data.root}"]
         if cfg.seconds:
-            steps = comparison.steps_in(cfg.seconds, variants, common, out / "probes", cfg.processes)
+            steps = making.steps_in(cfg.seconds, variants, common, out / "probes", cfg.processes)
             log.info("steps in %g seconds: %s", cfg.seconds, steps)
             variants = {name: [*o, f"trainer.max_steps={steps[name]}"] for name, o in variants.items()}
-        folders += comparison.train(variants, common, out / "runs", cfg.processes)
+        folders += making.train(variants, common, out / "runs", cfg.processes)
     if not folders:
         raise UserError("say what to compare: runs=[A,B], below=DIR or experiment=compare_mnist_cpu")
     if cfg.evaluate is not None:
-        comparison.evaluate(folders, [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"], cfg.processes)
-    runs = [comparison.read(folder) for folder in folders]
-    for run in runs:
-        run.metrics = {name: m for name, m in run.metrics.items() if not name.startswith(tuple(cfg.leave_out))}
-    variants = comparison.group(runs)
-    table = comparison.table(variants)
+        making.evaluate(folders, [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"], cfg.processes)
+    variants = table.group([table.read(folder, cfg.leave_out) for folder in folders])
+    found = table.table(variants)
     out.mkdir(parents=True, exist_ok=True)
     written = {"markdown": out / "table.md", "csv": out / "table.csv"}
-    write_atomically(written["markdown"], comparison.markdown(table))
-    write_atomically(written["csv"], comparison.plain(table))
+    write_atomically(written["markdown"], table.markdown(found))
+    write_atomically(written["csv"], table.plain(found))
     if cfg.latex:
         written["latex"] = out / "table.tex"
-        write_atomically(written["latex"], comparison.latex(table))
+        write_atomically(written["latex"], table.latex(found))
     device = checkpoints.device_of(cfg.device)
-    written["samples"] = comparison.picture(variants, out / "samples.png", n=cfg.n, seed=cfg.seed, device=device)
-    written["curves"] = comparison.curves(variants, out / "curves.png")
+    written["samples"] = pictures.picture(variants, out / "samples.png", n=cfg.n, seed=cfg.seed, device=device)
+    written["curves"] = pictures.curves(variants, out / "curves.png")
     looks = [report.look(v.runs[0].folder, n=36, pairs=6, seed=cfg.seed, device=device) for v in variants]
     written["page"] = out / "comparison.html"
-    write_atomically(written["page"], report.render(looks, table.cells()))
-    log.info("%s", comparison.markdown(table))
+    write_atomically(written["page"], report.render(looks, found.cells()))
+    log.info("%s", table.markdown(found))
     for name, path in written.items():
         log.info("%-10s %s", name, path)
 

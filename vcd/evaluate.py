@@ -73,7 +73,7 @@ def main(cfg: DictConfig) -> None:
         result.pictures.append(drawn)
     for name, path in [("picture", p) for p in result.pictures] + [("metrics", out)]:
         log.info("%-10s %s", name, path)
-    if cfg.ckpt:
+    if cfg.ckpt and Path(cfg.ckpt).stem == "last":  # the summary is of the run's end
         from vcd.loggers import summarise
 
         summarise(Path(cfg.ckpt).parent, {name: number.value for name, number in result.numbers.items()})

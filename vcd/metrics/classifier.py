@@ -1,6 +1,5 @@
 """A small classifier of the data set itself, for features where Inception's mean little, such as digits'."""
 
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from vcd.data.base import ImageData, Images
 from vcd.errors import UserError
 from vcd.images import to_float
+from vcd.metrics.cached import cached, digest, key
 from vcd.metrics.extractor import Extractor
 from vcd.runs import write_atomically
 
@@ -51,20 +51,26 @@ class Classifier(Extractor):
         )  # fmt: skip
         self.compared = nn.Linear(4 * WIDTH * min(4, data.size // 4) ** 2, FEATURES)
         self.classes = nn.Linear(FEATURES, classes)
-        what = (data.name, train.fingerprint, self.steps, self.batch_size, self.seed, VERSION)
-        name = f"{data.name}-{hashlib.sha256(repr(what).encode()).hexdigest()[:12]}"
-        weights = self.root / "classifiers" / f"{name}.pt"
-        if not self._read(weights):
-            log.info("training the classifier of %s once (%d steps), kept as %s", data.name, self.steps, weights)
-            self._fit(train, data.load("val"))
-            self._write(weights)
+        test = data.load("val")
+        facts = dict(data=(data.name, train.fingerprint, test.fingerprint), how=(self.steps, self.batch_size, self.seed, VERSION))
+        path = self.root / "classifiers" / f"{data.name}-{key(**facts)}.pt"
+
+        def make() -> dict[str, Tensor]:
+            log.info("training the classifier of %s once (%d steps), kept as %s", data.name, self.steps, path)
+            self._fit(train)
+            return {**self.state_dict(), "accuracy": torch.tensor(self._accuracy(test))}
+
+        kept = cached(path, make)
+        self.accuracy = kept.pop("accuracy").item()
+        self.load_state_dict(kept)
+        write_atomically(path.with_suffix(".json"), json.dumps(self.protocol, indent=2) + "\n")
         return self.eval()
 
     def forward(self, images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
         features = F.silu(self.compared(self.layers(to_float(images))))
         return features, self.classes(features)
 
-    def _fit(self, train: Images, test: Images) -> None:
+    def _fit(self, train: Images) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for module in self.modules():
@@ -80,39 +86,13 @@ class Classifier(Extractor):
                 F.cross_entropy(logits, train.labels[index]).backward()
                 optimizer.step()
                 schedule.step()
+
+    def _accuracy(self, test: Images) -> float:
         self.eval()
         _, logits = self.features(test.images, "test images")
-        self.accuracy = (logits.argmax(1) == test.labels).double().mean().item()
+        return (logits.argmax(1) == test.labels).double().mean().item()
 
     @property
     def protocol(self) -> dict[str, str | float]:
-        return {"extractor": "classifier", "weights": self._hash(), "test_accuracy": round(self.accuracy, 6)}
-
-    def _hash(self) -> str:
-        digest = hashlib.sha256()
-        for name, tensor in self.state_dict().items():
-            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-    def _read(self, weights: Path) -> bool:
-        """Whether what is kept could be read and is what its .json says."""
-        record = weights.with_suffix(".json")
-        if not (weights.exists() and record.exists()):
-            return False
-        try:
-            self.load_state_dict(torch.load(weights, weights_only=True))
-            facts = json.loads(record.read_text())
-            self.accuracy = facts["test_accuracy"]
-            if facts["weights"] == self._hash():
-                return True
-        except Exception:  # truncated, in whatever way
-            pass
-        log.warning("%s is damaged: it is trained anew", weights)
-        return False
-
-    def _write(self, weights: Path) -> None:
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        temporary = weights.with_suffix(".tmp")
-        torch.save(self.state_dict(), temporary)
-        temporary.replace(weights)
-        write_atomically(weights.with_suffix(".json"), json.dumps(self.protocol, indent=2) + "\n")
+        weights = {name: tensor.cpu() for name, tensor in self.state_dict().items()}
+        return {"extractor": "classifier", "weights": digest(weights)[:16], "test_accuracy": round(self.accuracy, 6)}

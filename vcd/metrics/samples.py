@@ -59,6 +59,8 @@ def generate(
             ]  # fmt: skip
             with torch.multiprocessing.get_context("spawn").Pool(len(jobs)) as pool:
                 shares = pool.map(_share, [job for job in jobs if len(job["indices"])])
+                pool.close()
+                pool.join()
             images, finite = (torch.cat(side) for side in zip(*shares, strict=True))
         return {"images": images, "finite": finite, "seconds": torch.tensor(time.monotonic() - began)}
 

@@ -137,13 +137,14 @@ def spectrum(e: Evaluation) -> Result:
     def power(images: Tensor) -> Tensor:
         return torch.stack([spectra.power(to_float(part)).sum(0) for part in images.split(1024)]).sum(0) / len(images)
 
-    own, real, held = (power(x) for x in (e.images, e.reference.images[:20_000], e.held_out.images[e.floor_rows]))
+    some = torch.randperm(len(e.reference), generator=torch.Generator().manual_seed(1))[:20_000]
+    own, real, held = (power(x) for x in (e.images, e.reference.batch(some), e.held_out.batch(e.floor_rows)))
 
     def distance(x: Tensor) -> float:
         return (10 * (x / real).log10()).square().mean().sqrt().item()
 
     curve = {"cycles_an_image": list(range(len(own))), "samples": own.tolist(), "data": real.tolist()}
-    protocol = e.protocol(reference_n=min(20_000, len(e.reference)))
+    protocol = e.protocol(reference_n=len(some))
     return Result({f"log_spectral_distance_{e.n}": Number(distance(own), "lower", distance(held), "dB", protocol)}, {"spectrum": curve})
 
 
@@ -194,7 +195,7 @@ def restoration_(e: Evaluation) -> Result:
                 table.append({"t": level, "way": way, "metric": "lpips", "value": distance.item()})
                 sums.setdefault((way, "lpips"), []).append(distance.item())
     units = {"psnr": ("higher", "dB"), "ssim": ("higher", ""), "mse": ("lower", ""), "lpips": ("lower", "")}
-    protocol = {"data": e.data.name, "restored": len(x0), "levels": levels, "ssim_window": restoration.WINDOW, "seed": e.seed}
+    protocol = {"data": e.data.name, "test": e.test.fingerprint, "restored": len(x0), "levels": levels, "ssim_window": restoration.WINDOW, "seed": e.seed}
     numbers = {
         f"{name}_{way}": Number(sum(v) / len(v), units[name][0], None, units[name][1], protocol)
         for (way, name), v in sums.items()
@@ -207,7 +208,7 @@ def likelihood(e: Evaluation) -> Result:
     """The variational bound: by step for VCD and VWD, in bits a dimension of 256 values for DDPM."""
     x0 = to_float(e.test.balanced(e.restored)).to(e.model.device)
     dims = x0[0].numel()
-    protocol = {"data": e.data.name, "images": len(x0), "seed": e.seed}
+    protocol = {"data": e.data.name, "test": e.test.fingerprint, "images": len(x0), "seed": e.seed}
     if isinstance(e.model, DDPM):
         count = min(e.model.degradation.T - 1, 100)
         parts = bound.ddpm_bits(e.model, x0, PerImage(e.seed, range(len(x0)), e.model.device), count)

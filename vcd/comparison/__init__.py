@@ -1,0 +1,1 @@
+"""Runs side by side: made, measured, in one table and drawn."""
