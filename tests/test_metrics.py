@@ -781,7 +781,7 @@ def test_the_same_seed_gives_the_same_weights_and_other_settings_others(digits, 
     assert len(hashes) == 3
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "record", "another"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
 def test_a_damaged_classifier_is_trained_anew_and_said(digits, tmp_path, caplog, damage):
     first = quick(tmp_path).ready(digits).protocol
     (weights,) = (tmp_path / "classifiers").glob("*.pt")
@@ -791,19 +791,36 @@ def test_a_damaged_classifier_is_trained_anew_and_said(digits, tmp_path, caplog,
     elif damage == "flipped":
         middle = len(whole) // 2
         weights.write_bytes(whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :])
-    elif damage == "empty":
-        weights.write_bytes(b"")
-    elif damage == "record":
-        weights.with_suffix(".json").write_text("{")
     else:
-        weights.with_suffix(".json").write_text(json.dumps(first | {"weights": "0" * 16}))
+        weights.write_bytes(b"")
     caplog.clear()
     second = quick(tmp_path).ready(digits)
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert warnings == [f"{weights} is damaged: it is trained anew"]
+    assert warnings == [f"{weights} is damaged: it is made anew"]
     assert second.protocol == first and not second.training
     caplog.clear()
     assert quick(tmp_path).ready(digits).protocol == first and not caplog.records
+
+
+@pytest.mark.parametrize("text", ["{", "{}"])
+def test_the_note_beside_the_classifier_is_written_anew_where_it_is_wrong(digits, tmp_path, text):
+    first = quick(tmp_path).ready(digits).protocol
+    (note,) = (tmp_path / "classifiers").glob("*.json")
+    note.write_text(text)
+    assert quick(tmp_path).ready(digits).protocol == first and json.loads(note.read_text()) == first
+
+
+def test_other_test_images_are_measured_anew(digits, tmp_path):
+    """The accuracy is part of the protocol: it belongs to the test images."""
+    first = quick(tmp_path).ready(digits)
+
+    class Other(ImageData):
+        def _load(self, split):
+            images = digits.load(split)
+            return replace(images, labels=(images.labels + 1) % 10) if split == "val" else images
+
+    other = quick(tmp_path).ready(Other(name=digits.name, size=8, channels=1))
+    assert other.protocol["weights"] == first.protocol["weights"] and other.accuracy != first.accuracy
 
 
 def test_a_single_class_cannot_be_classified(tmp_path):

@@ -63,7 +63,9 @@ class Classifier(Extractor):
         kept = cached(path, make)
         self.accuracy = kept.pop("accuracy").item()
         self.load_state_dict(kept)
-        write_atomically(path.with_suffix(".json"), json.dumps(self.protocol, indent=2) + "\n")
+        note, text = path.with_suffix(".json"), json.dumps(self.protocol, indent=2) + "\n"
+        if not note.exists() or note.read_text() != text:
+            write_atomically(note, text)
         return self.eval()
 
     def forward(self, images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:

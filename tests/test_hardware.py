@@ -1,0 +1,68 @@
+"""What training takes and what it is given: memory that is counted, precision that is chosen."""
+
+import copy
+
+import pytest
+import torch
+from conftest import TINY
+from torch import nn
+
+from vcd import checkpoints, hardware, memory
+from vcd.batch import Degraded
+from vcd.models.base import Losses
+
+pytestmark = pytest.mark.usefixtures("seed")
+
+
+def batch_of(model, n: int, channels: int = 1, size: int = 8) -> Degraded:
+    x0, t = torch.rand(n, channels, size, size) * 2 - 1, torch.full((n,), model.degradation.T)
+    return Degraded(x0, t, t - 1, model.degradation(x0, t), model.degradation(x0, t - 1), None, torch.zeros(n, dtype=torch.long))
+
+
+@pytest.fixture
+def vwd(compose):
+    return checkpoints.build(compose(*TINY, "model=vwd", "perturbation=none"))
+
+
+def test_what_autograd_keeps_is_counted_once_and_without_the_weights(vwd, monkeypatch):
+    """A layer whose backward pass needs its input and nothing else: n x 64 numbers, and as much for the gradient."""
+    layer = nn.Linear(64, 32, bias=False)
+    monkeypatch.setattr(vwd, "losses", lambda batch: Losses(layer(batch.x0.flatten(1) * 1.0).sum(), {}))
+    vwd.weights = layer  # weights of the model, which are there anyway
+    found = memory.estimate(vwd, batch_of(vwd, 2))
+    assert found.an_image == 2 * 64 * 4
+    assert found.fixed == 5 * 4 * sum(p.numel() for p in vwd.parameters())
+
+
+def test_the_estimate_is_the_same_for_every_batch(vwd):
+    batch = batch_of(vwd, 24)
+    found = memory.estimate(vwd, batch)
+    kept = memory._kept(vwd, batch, 24)
+    assert 24 * found.an_image == pytest.approx(kept, rel=0.05)
+
+
+def test_an_estimate_changes_nothing(vwd):
+    batch = batch_of(vwd.eval(), 2)
+    before, state = copy.deepcopy(vwd.state_dict()), torch.get_rng_state()
+    memory.estimate(vwd, batch)
+    assert torch.equal(torch.get_rng_state(), state) and not vwd.training
+    assert all(torch.equal(value, before[name]) for name, value in vwd.state_dict().items())
+    assert all(p.grad is None for p in vwd.parameters())
+
+
+def test_the_largest_batch_leaves_a_tenth_free():
+    found = memory.Estimate(fixed=1000, an_image=10)
+    assert found.largest(10_000) == 800 and found.total(800) == 9000 and found.largest(1000) == 0
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(1.29, "32-true"), (1.31, "bf16-mixed"), (0.5, "32-true")])
+def test_bf16_is_chosen_on_a_cpu_only_where_it_pays(monkeypatch, gain, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(hardware, "_seconds", lambda dtype, width, size: gain if dtype == torch.float32 else 1.0)
+    chosen, why = hardware.precision(torch.device("cpu"), width=64, size=28)
+    assert chosen == expected and f"{gain:.2f} times" in why
+
+
+def test_a_cpu_without_bf16_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert hardware.precision(torch.device("cpu"), width=64, size=28)[0] == "32-true"

@@ -1,0 +1,61 @@
+"""How much memory training will take: counted, on any device, from what autograd keeps of two small batches."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vcd.batch import Degraded
+from vcd.models.base import Diffusion
+
+COPIES = 5  # of every weight: itself, its gradient, Adam's two moments, the average
+
+
+@dataclass
+class Estimate:
+    """Bytes at the peak of a training step: `fixed` whatever the batch, and `an_image` for each of its images."""
+
+    fixed: int
+    an_image: int
+
+    def total(self, batch_size: int) -> int:
+        return self.fixed + batch_size * self.an_image
+
+    def largest(self, available: int) -> int:
+        """The largest batch that fits into `available` bytes, a tenth left free; 0: none does."""
+        return max(0, int((0.9 * available - self.fixed) // self.an_image))
+
+
+def estimate(model: Diffusion, batch: Degraded) -> Estimate:
+    """From the first one and first two images of `batch`, on the device of the model; nothing of the model is changed."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    one, two = (_kept(model, batch, n) for n in (1, 2))
+    return Estimate(COPIES * weights, max(1, two - one))
+
+
+def _kept(model: Diffusion, batch: Degraded, n: int) -> int:
+    """Bytes that autograd keeps for the backward pass of n images, each storage once, weights left out; and the gradient
+    of the largest, which lives beside them."""
+    part = Degraded(**{k: v if v is None else v[:n] for k, v in vars(batch).items()})
+    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}  # the tensors themselves: a storage that is freed could be taken for another
+
+    def pack(tensor: Tensor) -> Tensor:
+        if (at := tensor.untyped_storage().data_ptr()) not in own:
+            kept[at] = tensor
+        return tensor
+
+    training = model.training
+    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.train().losses(part)
+    model.train(training)
+    sizes = [tensor.untyped_storage().nbytes() for tensor in kept.values()]
+    return sum(sizes) + max(sizes)
+
+
+def available(device: torch.device) -> int:
+    """Bytes that are free on the device now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with open("/proc/meminfo") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
