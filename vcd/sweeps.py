@@ -62,8 +62,9 @@ def _row(folder: Path, status: dict[str, Any], queue: dict[str, str], gone: dict
             state = "preempted" if state in ("running", "preempted") else "queued"
         elif job not in queue:
             how = gone.get(job, "no longer in the queue")
-            state = "cancelled" if how == "CANCELLED" else "killed"
-            error = f"job {job}: {how}"
+            saved = state == "preempted"
+            state = "cancelled" if saved or how == "CANCELLED" else "killed"
+            error = f"job {job}: {how}" + (" (saved)" if saved else "")
     elif state == "running" and status.get("host") == socket.gethostname() and not _alive(status["pid"]):
         state, error = "killed", f"process {status['pid']} is gone"
     elif state == "preempted":

@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 import signal
+import sys
 
 from omegaconf import DictConfig
 
@@ -54,6 +55,7 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     import pytorch_lightning as L
     import torch
     from hydra.utils import instantiate
+    from pytorch_lightning.plugins.environments import SLURMEnvironment
 
     from vcd import checkpoints, curves
     from vcd.callbacks.checkpoint import Checkpoint
@@ -80,6 +82,7 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
         seed=cfg.seed,
     )
     metrics = CSVMetrics(path=run.path / "metrics.csv")
+    step = 0
     if run.last.exists():
         step = checkpoints.read(run.last)["global_step"]
         metrics.resume(step)
@@ -92,11 +95,13 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     timing = Timing(path=run.path / "times.csv")
     checkpoint = Checkpoint(path=run.last, every=cfg.checkpoint_every, config=run.config, keep=cfg.keep_every)  # after those whose state counts
     preemption = Preemption(path=run.last)
-    loggers = {name: logger(config=run.config) for name, logger in instantiate(cfg.logger).items()}
+    loggers = [logger(config=run.config, resumed=step > 0) for logger in instantiate(cfg.logger).values()]
+    for logger in loggers:
+        logger.start(metrics.before(step), run.path / "pictures")
     trainer = instantiate(cfg.trainer, _partial_=True)(
         callbacks=[*callbacks.values(), timing, checkpoint, Heartbeat(run=run), preemption],
-        logger=[metrics, *loggers.values()],
-        plugins=[checkpoints.AtomicCheckpointIO()],
+        logger=[metrics, *loggers],
+        plugins=[checkpoints.AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
         default_root_dir=run.path,
     )
     weights = sum(p.numel() for p in model.parameters())
@@ -112,13 +117,15 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
                 with seeded(cfg.seed, model.device):  # whatever happened on the way here
                     model.finish(itertools.chain.from_iterable(data.train_batches() for _ in itertools.count()))
                 checkpoints.store_buffers(path, model)
-            callbacks["pictures"].draw(model, run.path)
+            pictures = callbacks["pictures"].draw(model, run.path)
+            for logger in loggers:
+                logger.conclude(*pictures, step=trainer.global_step - 1)
             curves.draw(metrics.path, run.path / "curves.png")
             losses = curves.curve(curves.read(metrics.path), "val/loss")[1]
             run.set_status("finished", step=trainer.global_step, steps=trainer.global_step, val_loss=losses[-1] if losses else None)
     finally:
-        for logger in loggers.values():
-            logger.experiment.finish()
+        for logger in loggers:
+            logger.finish(failed=sys.exc_info()[0] is not None)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from vcd.errors import UserError
 
 
 class Checkpoint(L.Callback):
-    """Saves every `every` steps and after the last one. Place it after every callback whose state counts.
+    """Saves every `every` steps, before every validation, and after the last step. Place it after every callback whose
+    state counts. What was saved before a validation begins with it again, so that nothing is left unmeasured, but for
+    the validation after the last step: Lightning has nothing to go on with there.
 
     keep: every so many steps a copy stays, step-0000500.ckpt, for curves of what is measured afterwards; None: none.
     """
@@ -39,8 +41,16 @@ class Checkpoint(L.Callback):
             shutil.copyfile(self.path, temporary)
             temporary.replace(self.path.with_name(f"step-{step:07d}.ckpt"))
 
+    def on_validation_start(self, trainer, pl_module) -> None:
+        if not trainer.sanity_checking and trainer.global_step < trainer.max_steps:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
         checkpoint[CONFIG] = self.config
+        if trainer.validating:  # Lightning begins a validation again when it was left within a batch
+            begun = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+            begun["ready"] += 1
+            begun["started"] += 1
 
 
 class RandomState(L.Callback):
