@@ -29,28 +29,31 @@ class Listener:
     def __init__(self) -> None:
         self.asked: int | None = None
         self._before: dict[int, Callable | int | None] = {}
+        self._listened: Callable | None = None  # to the signal that came
 
     def start(self) -> None:
         for signum in STOPPING:
             self._before[signum] = signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: object) -> None:
-        self.asked = self.asked or signum
+        if self.asked is None:
+            self.asked = signum
+            self._listened = before if callable(before := self._before.get(signum)) else None
 
     def stop(self) -> None:
-        for signum, handler in self._before.items():
+        while self._before:
+            signum, handler = self._before.popitem()
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
     def obey(self) -> None:
         """Raises Preempted when a signal has come."""
         if self.asked is not None:
-            before = self._before.get(self.asked)
-            raise Preempted(signum=self.asked, before=before if callable(before) else None)
+            raise Preempted(signum=self.asked, before=self._listened)
 
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Processes started inside never see STOPPING: SLURM signals all processes of a job, and wandb's must outlive the run's."""
+    """Processes started inside do not see STOPPING, which SLURM sends to all processes of a job, unless they listen for it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield

@@ -1,9 +1,11 @@
 """wandb and TensorBoard beside metrics.csv."""
 
+import logging
 import os
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -17,6 +19,7 @@ from vcd.loggers import wandb_mode
 from vcd.runs import INCIDENTAL
 from vcd.signals import shielded
 
+log = logging.getLogger("vcd")
 ROOT = Path(__file__).resolve().parent.parent
 NOT_IN_NAMES = (*INCIDENTAL, "launcher", "sweep", "trainer.enable_progress_bar")
 
@@ -49,7 +52,10 @@ class Wandb(WandbLogger, Tracker):
     """One run of Weights and Biases, whose own step is the training step, so that steps go on after an interruption.
 
     Offline every start writes a file of its own: each holds all that came before, so that the last one is whole.
+    wandb's own process may be gone before the run is (SLURM's SIGTERM ends it): that costs a warning, never the run.
     """
+
+    _gone = False
 
     @rank_zero_only
     def start(self, history: Mapping[int, Mapping[str, float]], pictures: Path) -> None:
@@ -63,7 +69,17 @@ class Wandb(WandbLogger, Tracker):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         at = {} if step is None else {"trainer/global_step": step}
-        self.experiment.log({**metrics, **at}, step=step)
+        with self._forgiving():
+            self.experiment.log({**metrics, **at}, step=step)
+
+    @contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # wandb raises what its connection does
+            if not self._gone:
+                log.warning("wandb is gone (%s: %s): the run goes on; metrics.csv has everything", type(error).__name__, error)
+            self._gone = True
 
     @rank_zero_only
     def show(self, pictures: Mapping[str, Path], step: int) -> None:
@@ -85,7 +101,8 @@ class Wandb(WandbLogger, Tracker):
 
     @rank_zero_only
     def finish(self, failed: bool) -> None:
-        self.experiment.finish(exit_code=int(failed))
+        with self._forgiving():
+            self.experiment.finish(exit_code=int(failed))
 
 
 @final

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytorch_lightning as L
+import torch
 
 from vcd.signals import Listener
 
@@ -18,28 +19,26 @@ class Preemption(L.Callback):
         self.path, self.listener = path, Listener()
         self._seen = 0
 
-    def setup(self, trainer, pl_module, stage) -> None:
-        self.listener.start()  # before Lightning looks for handlers, which then leaves these alone
-
     def on_train_start(self, trainer, pl_module) -> None:
         self._seen = trainer.global_step
+        self.listener.start()  # in place of Lightning's handlers, which are there since just before
 
-    def on_train_batch_end(self, trainer, *_) -> None:
+    def on_train_batch_end(self, trainer, pl_module, *_) -> None:
         if trainer.global_step == self._seen:  # amid the batches of one step
             return
         self._seen = trainer.global_step
-        if self._asked(trainer):
+        if self._asked(trainer, pl_module):
             trainer.save_checkpoint(self.path, weights_only=False)
             self.listener.obey()
 
-    def on_validation_batch_end(self, trainer, *_) -> None:
-        if self._asked(trainer):
+    def on_validation_batch_end(self, trainer, pl_module, *_) -> None:
+        if self._asked(trainer, pl_module):
             self.listener.obey()
 
-    def _asked(self, trainer) -> bool:
+    def _asked(self, trainer, pl_module) -> bool:
         asked = self.listener.asked
         if trainer.world_size > 1:  # the largest signal number of all processes; 0: none
-            asked = int(trainer.strategy.reduce(pl_number(asked, trainer), reduce_op="max")) or None
+            asked = int(trainer.strategy.reduce(torch.tensor(asked or 0, device=pl_module.device), reduce_op="max")) or None
             self.listener.asked = asked
         return asked is not None
 
