@@ -86,11 +86,11 @@ class RunFolder:
         record |= {"identity": self.identity, "state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **whereabouts(), **facts}
         write_atomically(self._status, json.dumps(record, indent=2) + "\n")
 
-    def fail(self, error: BaseException) -> None:
-        """The first line of the error in status.json, all of it in error.txt."""
+    def fail(self, error: BaseException, sentence: str | None) -> None:
+        """What went wrong: its sentence, or its first line, in status.json, and the traceback in error.txt."""
         if rank() == 0:
             write_atomically(self.path / "error.txt", "".join(traceback.format_exception(error)))
-            self.set_status("failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
+            self.set_status("failed", error=(sentence or f"{type(error).__name__}: {error}").splitlines()[0])
 
     @property
     def finished(self) -> bool:

@@ -68,7 +68,7 @@ def _rows(sweep: Path) -> list[sweeps.Row]:
     return sweeps.read(sweep) if any(sweep.glob("*/status.json")) else []
 
 
-def mark(job: Job, state: str, **facts: Any) -> None:
+def mark(job: Job, state: str, /, **facts: Any) -> None:
     """Change the status of a run from outside."""
     path = job.folder / "status.json"
     write_atomically(path, json.dumps(json.loads(path.read_text()) | {"state": state, **facts}, indent=2) + "\n")

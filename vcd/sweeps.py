@@ -145,6 +145,17 @@ def collect(rows: list[Row]) -> str:
     return buffer.getvalue()
 
 
+def finished(table: Path) -> list[Path]:
+    """The folders of the finished runs in a runs.csv. UserError where there are none."""
+    if not table.is_file():
+        raise UserError(f"{table}: there is no such file; python -m vcd.sweep collect {table.parent} writes it")
+    with open(table, newline="") as file:
+        found = [table.parent / row["folder"] for row in csv.DictReader(file) if row["state"] == "finished"]
+    if not found:
+        raise UserError(f"{table} has no finished runs")
+    return found
+
+
 def _metrics(folder: Path) -> dict[str, float | None]:
     path = folder / "metrics.json"
     return {name: number["value"] for name, number in json.loads(path.read_text())["metrics"].items()} if path.exists() else {}

@@ -8,7 +8,7 @@ import sys
 
 from omegaconf import DictConfig
 
-from vcd.cli import entry
+from vcd.cli import entry, explain
 from vcd.runs import RunFolder, register_resolvers
 from vcd.signals import Preempted
 
@@ -40,7 +40,7 @@ def main(cfg: DictConfig) -> float | None:
             run.set_status("cancelled")
             raise
         except BaseException as error:
-            run.fail(error)
+            run.fail(error, explain(error, "train"))
             raise
     for name, file in run.results():
         log.info("%-11s %s", name, file)
