@@ -135,7 +135,10 @@ def submit(jobs: list[Job], *, settings: dict[str, Any], sweep: str) -> None:
     own = {("" if key in SHARED else "slurm_") + key: value for key, value in settings.items()
            if value is not None and key not in ("submitit_folder", "max_num_timeout")}  # fmt: skip
     try:
-        executor = submitit.AutoExecutor(settings["submitit_folder"], cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"])
+        executor = submitit.AutoExecutor(
+            settings["submitit_folder"], cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"],
+            slurm_python=os.environ.get("VCD_PYTHON"),  # the command that starts Python on a node, in a container for instance
+        )  # fmt: skip
         executor.update_parameters(**own)
         submitted = executor.map_array(Training(), [job.command for job in todo], [job.cwd for job in todo])
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
