@@ -70,8 +70,14 @@ class RunFolder:
         elif rank() == 0:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
-            self.set_status("queued")
+            self.set_status("queued", **self._started_by())
         return self
+
+    @staticmethod
+    def _started_by() -> dict[str, Any]:
+        """command: the arguments of vcd.train that lead here again, from the folder cwd."""
+        task = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+        return {"command": [*task, "hydra.mode=RUN"], "cwd": os.getcwd()}
 
     @property
     def status(self) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def code(rows: list[Row]) -> int:
 def names(rows: list[Row]) -> list[str]:
     """The overrides in which the runs differ, or the folder."""
     commands = [[o for o in row.status.get("command", []) if not o.startswith("hydra.")] for row in rows]
-    common = set.intersection(*(set(c) for c in commands))
+    common = set.intersection(*(set(c) for c in commands if c)) if any(commands) else set()
     return [" ".join(o for o in c if o not in common) or row.folder.name for c, row in zip(commands, rows, strict=True)]
 
 
