@@ -19,7 +19,8 @@ def ended(jobs: list[str]) -> dict[str, str]:
     if not jobs or shutil.which("sacct") is None:
         return {}
     found = {}
-    for line in _ask("sacct", "--parsable2", "-o", "JobID,State,NodeList", "-j", ",".join(jobs)).splitlines()[1:]:
+    asked = [part for job in jobs for part in ("-j", job)]
+    for line in _ask("sacct", "--parsable2", "-o", "JobID,State,NodeList", *asked).splitlines()[1:]:
         job, state, *_ = line.split("|")
         if state:
             found[job] = state.split()[0]  # "CANCELLED by 1000"

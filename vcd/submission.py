@@ -46,7 +46,7 @@ def prepare(loader: ConfigLoader, config: DictConfig, overrides: Sequence[Sequen
     jobs: dict[Path, Job] = {}
     before = HydraConfig.instance().cfg
     known = {row.folder.resolve(): row.state for row in _rows(Path(config.hydra.sweep.dir))}
-    for listed in overrides:
+    for listed in tqdm(overrides, desc="preparing", unit="run", disable=len(overrides) < 20):  # a quarter of a second each
         whole = loader.load_sweep_config(config, list(listed))
         HydraConfig.instance().set_config(whole)
         cfg = copy.deepcopy(whole)
