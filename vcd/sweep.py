@@ -35,7 +35,7 @@ def status(given: argparse.Namespace) -> int:
         if given.watch and sys.stdout.isatty():
             print("\033[H\033[J", end="")
         print(sweeps.table(rows), flush=True)
-        if not given.watch or sweeps.code(rows) != 3:
+        if not given.watch or not any(row.state in sweeps.UNDER_WAY for row in rows):
             return sweeps.code(rows)
         time.sleep(5)
 

@@ -27,6 +27,7 @@ def main(cfg: DictConfig) -> float | None:
         log.info("this run is finished, there is nothing to do; another seed or another key makes another run")
     else:
         try:
+            run.set_status("running")
             train(cfg, run)
         except Preempted as stop:
             run.set_status("preempted")
@@ -96,8 +97,6 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     checkpoint = Checkpoint(path=run.last, every=cfg.checkpoint_every, config=run.config, keep=cfg.keep_every)  # after those whose state counts
     preemption = Preemption(path=run.last)
     loggers = [logger(config=run.config, resumed=step > 0) for logger in instantiate(cfg.logger).values()]
-    for logger in loggers:
-        logger.start(metrics.before(step), run.path / "pictures")
     trainer = instantiate(cfg.trainer, _partial_=True)(
         callbacks=[*callbacks.values(), timing, checkpoint, Heartbeat(run=run), preemption],
         logger=[metrics, *loggers],
@@ -109,6 +108,8 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
              weights / 1e6, len(data.train_images), cfg.T, cfg.trainer.max_steps, cfg.batch_size,
              trainer.strategy.root_device)  # fmt: skip
     try:
+        for logger in loggers:
+            logger.start(metrics.before(step), run.path / "pictures")
         trainer.fit(model, data, ckpt_path=run.last if run.last.exists() else None)
         preemption.listener.obey()  # told after the last step: what follows is repeated
         if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
