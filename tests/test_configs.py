@@ -90,7 +90,7 @@ def build(cfg: DictConfig, group: str, option: str) -> None:
         data = instantiate(cfg.dataset.source)
         assert isinstance(data, ImageData) and (data.size, data.channels) == (cfg.dataset.size, cfg.dataset.channels)
     elif group == "logger":
-        assert all(logger(config={"seed": 0}) for logger in instantiate(cfg.logger).values())
+        assert all(logger(config={"seed": 0}, resumed=False) for logger in instantiate(cfg.logger).values())
     elif group == "callbacks":
         assert instantiate(cfg.callbacks)
     elif group == "trainer":

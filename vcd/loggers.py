@@ -3,13 +3,11 @@
 import csv
 import netrc
 import os
-import secrets
 import socket
-from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from vcd.errors import UserError
@@ -42,6 +40,10 @@ class CSVMetrics(Logger):
         self._stale |= bool(new) or step in list(self._rows)[: self._written]
         self._columns.update(dict.fromkeys(sorted(new)))
         self._rows.setdefault(step, {}).update(metrics)
+
+    def before(self, step: int) -> dict[int, dict[str, float]]:
+        """What was logged in the first `step` steps."""
+        return {at: dict(row) for at, row in self._rows.items() if at < step}
 
     @property
     def name(self) -> str:
@@ -85,22 +87,11 @@ class CSVMetrics(Logger):
         self.save()
 
 
-def wandb(*, config: dict, folder: str, project: str, name: str | None, group: str | None, job_type: str,
-          tags: Sequence[str], offline: bool | None) -> WandbLogger:  # fmt: skip
-    """Weights and Biases for one run folder: its run id is kept there, so that a resumed run goes on in its curves.
-
-    offline=None: what WANDB_MODE says, or else offline unless there are an API key and a network.
-    """
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    kept = path / "wandb_id"
-    if not kept.exists():
-        kept.write_text(secrets.token_hex(4))
+def wandb_mode(offline: bool | None = None) -> str:
+    """"online" or "offline": as told, or else what WANDB_MODE says, or else online where there are an API key and a network."""
     if offline is None:
         offline = os.environ.get("WANDB_MODE", "online" if _reachable() else "offline") != "online"
-    return WandbLogger(project=project, name=name or path.name, group=group, job_type=job_type, tags=list(tags),
-                       id=kept.read_text().strip(), save_dir=path, offline=offline, config=config,
-                       mode="offline" if offline else "online")  # fmt: skip
+    return "offline" if offline else "online"
 
 
 def _reachable(host: str = "api.wandb.ai") -> bool:
@@ -120,10 +111,9 @@ def summarise(folder: Path, numbers: dict[str, float]) -> bool:
         return False
     import wandb as api
 
-    mode = os.environ.get("WANDB_MODE", "online" if _reachable() else "offline")
     config = OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").exists() else OmegaConf.create()
     project = OmegaConf.select(config, "logger.wandb.project", default="vcd")
-    run = api.init(project=project, id=kept.read_text().strip(), dir=folder, resume="allow", mode=mode)
+    run = api.init(project=project, id=kept.read_text().strip(), dir=folder, resume="allow", mode=wandb_mode())
     run.summary.update(numbers)
     run.finish()
     return True

@@ -13,6 +13,7 @@ def quiet() -> None:
         ".*treespec.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*GPU available but not used.*",
+        ".*`srun` command is available.*",
         ".*Trying to infer the `batch_size` from an ambiguous collection.*",
     ):
         warnings.filterwarnings("ignore", message=message)

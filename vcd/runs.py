@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import socket
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from vcd.errors import UserError
 # What may differ between two starts of one run: where things are and how they are watched, not what is computed.
 INCIDENTAL = (
     *("hydra", "runs", "run_dir", "data", "threads", "checkpoint_every", "keep_every", "logger", "callbacks", "dataset.source.root"),
-    *(f"trainer.{key}" for key in ("devices", "accelerator", "enable_progress_bar", "log_every_n_steps", "val_check_interval")),
+    *(f"trainer.{key}" for key in ("devices", "num_nodes", "strategy", "accelerator", "enable_progress_bar", "log_every_n_steps", "val_check_interval")),
 )
 
 
@@ -59,36 +61,64 @@ class RunFolder:
     def open(self) -> "RunFolder":
         """Make the folder, or check that the one there is this run's own."""
         if self._status.exists():
-            found = json.loads(self._status.read_text())["identity"]
+            found = self.status["identity"]
             if found != self.identity:
                 raise UserError(
                     f"run_dir={self.path} belongs to another configuration ({found}, this one is {self.identity}; "
                     "compare its config.yaml): choose another run_dir"
                 )
-        else:
+        elif rank() == 0:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
-            self.set_status("started")
+            self.set_status("queued", **self._started_by())
         return self
+
+    @staticmethod
+    def _started_by() -> dict[str, Any]:
+        """command: the arguments of vcd.train that lead here again, from the folder cwd."""
+        task = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+        return {"command": [*task, "hydra.mode=RUN"], "cwd": os.getcwd()}
 
     @property
     def status(self) -> dict[str, Any]:
         return json.loads(self._status.read_text())
 
     def set_status(self, state: str, **facts: Any) -> None:
-        """state: started, finished or failed."""
-        record = {"identity": self.identity, "state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts}
+        """state: queued, running, preempted, finished, failed or cancelled. Facts that are not given anew stay."""
+        if rank():
+            return
+        record = self.status if self._status.exists() else {}
+        record.pop("error", None)
+        record |= {"identity": self.identity, "state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **whereabouts(), **facts}
         write_atomically(self._status, json.dumps(record, indent=2) + "\n")
+
+    def fail(self, error: BaseException, sentence: str | None) -> None:
+        """What went wrong: its sentence, or its first line, in status.json, and the traceback in error.txt."""
+        if rank() == 0:
+            write_atomically(self.path / "error.txt", "".join(traceback.format_exception(error)))
+            self.set_status("failed", error=(sentence or f"{type(error).__name__}: {error}").splitlines()[0])
 
     @property
     def finished(self) -> bool:
-        return self.status["state"] == "finished"
+        return self._status.exists() and self.status["state"] == "finished"
 
     def results(self) -> list[tuple[str, Path]]:
         """What there is to look at, the checkpoint last."""
         names = {"samples": "samples.png", "sequences": "sequences.png", "animation": "sequences.gif",
                  "curves": "curves.png", "metrics": "metrics.csv", "checkpoint": "last.ckpt"}  # fmt: skip
         return [(name, self.path / file) for name, file in names.items() if (self.path / file).exists()]
+
+
+def rank() -> int:
+    """Which of the processes that train one run together this is, as torchrun, Lightning or SLURM number them."""
+    return next((int(os.environ[key]) for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0)
+
+
+def whereabouts() -> dict[str, Any]:
+    """host, process id and, in SLURM, the job: 12, or 12_3 of an array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "job": job}
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -3,30 +3,49 @@
 import itertools
 import logging
 import os
+import signal
+import sys
 
 from omegaconf import DictConfig
 
-from vcd.cli import entry
+from vcd.cli import entry, explain
 from vcd.runs import RunFolder, register_resolvers
+from vcd.signals import Preempted
 
 log = logging.getLogger("vcd")
 register_resolvers()
 
 
 @entry("train")
-def main(cfg: DictConfig) -> None:
-    """Train the model of `cfg` in its run folder; print where pictures, curves and checkpoint are."""
+def main(cfg: DictConfig) -> float | None:
+    """Train the model of `cfg` in its run folder; print where pictures, curves and checkpoint are.
+
+    Returns the last validation loss, for hydra/sweeper=optuna.
+    """
     run = RunFolder(cfg).open()
     if run.finished:
         log.info("this run is finished, there is nothing to do; another seed or another key makes another run")
     else:
         try:
+            run.set_status("running")
             train(cfg, run)
+        except Preempted as stop:
+            run.set_status("preempted")
+            log.info("told to stop (%s): saved; the same command goes on from there", signal.Signals(stop.signum).name)
+            stop.hand_over()
+            raise
+        except SystemExit:  # told to stop before there was anything to save
+            run.set_status("preempted")
+            raise
+        except KeyboardInterrupt:
+            run.set_status("cancelled")
+            raise
         except BaseException as error:
-            run.set_status("failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
+            run.fail(error, explain(error, "train"))
             raise
     for name, file in run.results():
         log.info("%-11s %s", name, file)
+    return run.status.get("val_loss")
 
 
 def train(cfg: DictConfig, run: RunFolder) -> None:
@@ -37,9 +56,12 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     import pytorch_lightning as L
     import torch
     from hydra.utils import instantiate
+    from pytorch_lightning.plugins.environments import SLURMEnvironment
 
     from vcd import checkpoints, curves
     from vcd.callbacks.checkpoint import Checkpoint
+    from vcd.callbacks.heartbeat import Heartbeat
+    from vcd.callbacks.preemption import Preemption
     from vcd.callbacks.timing import Timing
     from vcd.data.datamodule import DegradationDataModule
     from vcd.data.draws import seeded
@@ -61,6 +83,7 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
         seed=cfg.seed,
     )
     metrics = CSVMetrics(path=run.path / "metrics.csv")
+    step = 0
     if run.last.exists():
         step = checkpoints.read(run.last)["global_step"]
         metrics.resume(step)
@@ -72,11 +95,12 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
         callbacks.pop("progress", None)
     timing = Timing(path=run.path / "times.csv")
     checkpoint = Checkpoint(path=run.last, every=cfg.checkpoint_every, config=run.config, keep=cfg.keep_every)  # after those whose state counts
-    loggers = {name: logger(config=run.config) for name, logger in instantiate(cfg.logger).items()}
+    preemption = Preemption(path=run.last)
+    loggers = [logger(config=run.config, resumed=step > 0) for logger in instantiate(cfg.logger).values()]
     trainer = instantiate(cfg.trainer, _partial_=True)(
-        callbacks=[*callbacks.values(), timing, checkpoint],
-        logger=[metrics, *loggers.values()],
-        plugins=[checkpoints.AtomicCheckpointIO()],
+        callbacks=[*callbacks.values(), timing, checkpoint, Heartbeat(run=run), preemption],
+        logger=[metrics, *loggers],
+        plugins=[checkpoints.AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
         default_root_dir=run.path,
     )
     weights = sum(p.numel() for p in model.parameters())
@@ -84,19 +108,25 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
              weights / 1e6, len(data.train_images), cfg.T, cfg.trainer.max_steps, cfg.batch_size,
              trainer.strategy.root_device)  # fmt: skip
     try:
+        for logger in loggers:
+            logger.start(metrics.before(step), run.path / "pictures")
         trainer.fit(model, data, ckpt_path=run.last if run.last.exists() else None)
+        preemption.listener.obey()  # told after the last step: what follows is repeated
         if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
             for path in (*sorted(run.path.glob("step-*.ckpt")), run.last):
                 model, _ = checkpoints.load(path, trainer.strategy.root_device)  # its averaged weights
                 with seeded(cfg.seed, model.device):  # whatever happened on the way here
                     model.finish(itertools.chain.from_iterable(data.train_batches() for _ in itertools.count()))
                 checkpoints.store_buffers(path, model)
-            callbacks["pictures"].draw(model, run.path)
+            pictures = callbacks["pictures"].draw(model, run.path)
+            for logger in loggers:
+                logger.conclude(*pictures, step=trainer.global_step - 1)
             curves.draw(metrics.path, run.path / "curves.png")
-            run.set_status("finished", steps=trainer.global_step)
+            losses = curves.curve(curves.read(metrics.path), "val/loss")[1]
+            run.set_status("finished", step=trainer.global_step, steps=trainer.global_step, val_loss=losses[-1] if losses else None)
     finally:
-        for logger in loggers.values():
-            logger.experiment.finish()
+        for logger in loggers:
+            logger.finish(failed=sys.exc_info()[0] is not None)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytorch_lightning as L
 import torch
 from jaxtyping import Float
-from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from vcd.images import to_uint8, write_gif, write_png
 from vcd.models.base import Diffusion
 from vcd.randomness import PerImage
+from vcd.tracking import Tracker
 
 
 def write_sequences(path: Path, states: Float[Tensor, "levels n c h w"], most: int = 13) -> Path:
@@ -25,7 +25,7 @@ FRAMES = 25  # states of a trajectory that pictures and animations show at most
 
 
 class Pictures(L.Callback):
-    """At every validation: samples, and the sequences x_T .. x_0, from the averaged weights, as PNG and in wandb.
+    """At every validation: samples, and the sequences x_T .. x_0, from the averaged weights, as PNG and in wandb or TensorBoard.
 
     At the end also sequences.gif. n: samples in a grid; rows: sequences.
     """
@@ -39,9 +39,8 @@ class Pictures(L.Callback):
         model = pl_module.averaged() or pl_module
         samples, sequences = self.draw(model, self.folder / "pictures", f"{trainer.global_step:07d}")
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                images = [str(samples), str(sequences)]
-                logger.log_image("pictures", images, caption=["samples", "sequences x_T..x_0"], step=trainer.global_step)
+            if isinstance(logger, Tracker):
+                logger.show({"samples": samples, "sequences": sequences}, step=trainer.global_step - 1)  # as metrics
 
     def draw(self, model: Diffusion, folder: Path, suffix: str = "") -> tuple[Path, Path]:
         """Write samples.png and sequences.png (with a suffix) into `folder`."""

@@ -15,6 +15,7 @@ class Progress(TQDMProgressBar):
 
     def on_train_start(self, trainer, pl_module) -> None:
         super().on_train_start(trainer, pl_module)
+        self.train_progress_bar.total = self.total_train_batches  # a resumed epoch does not start, for Lightning
         self._since = (time.monotonic(), trainer.global_step)
 
     def on_train_epoch_start(self, trainer, *args) -> None:

@@ -1,0 +1,53 @@
+"""launcher=processes and launcher=slurm: every job is `python -m vcd.train` with its overrides, in a process of its own."""
+
+from collections.abc import Sequence
+from typing import final
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+from omegaconf import DictConfig
+
+
+def _needs_values(config: DictConfig) -> bool:
+    """Whether the sweeper looks at the outcome, as Optuna's does, or only wants the jobs started."""
+    return not config.hydra.sweeper._target_.endswith(".BasicSweeper")
+
+
+@final
+class Processes(Launcher):
+    """Several runs at once on this machine; waits for them. processes: how many; CPU threads and GPUs are shared out."""
+
+    def __init__(self, *, processes: int) -> None:
+        self.processes = processes
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from vcd import submission
+
+        jobs = submission.prepare(self.context.config_loader, self.config, job_overrides)
+        submission.run_processes(jobs, processes=self.processes, strict=not _needs_values(self.config))
+        return submission.outcomes(jobs)
+
+
+@final
+class Slurm(SlurmLauncher):
+    """A job array through submitit; returns as soon as it is submitted, so that nothing waits on the login node.
+
+    (SLURM itself starts, requeues and ends the jobs, and every run says in its folder how far it is. The launcher
+    it derives from waits for the results, which needs a process that lives as long as the sweep.)
+    Sweepers that need the results, such as Optuna's, do wait.
+    """
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from vcd import submission
+
+        jobs = submission.prepare(self.hydra_context.config_loader, self.config, job_overrides)
+        submission.submit(jobs, settings=self.params, sweep=self.config.hydra.sweep.dir)
+        if not _needs_values(self.config):
+            return []
+        submission.wait(jobs)
+        return submission.outcomes(jobs)
