@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import SHORT, TINY
 from torch import nn
 
 from vcd import checkpoints, hardware, memory
@@ -66,3 +66,19 @@ def test_bf16_is_chosen_on_a_cpu_only_where_it_pays(monkeypatch, gain, expected)
 def test_a_cpu_without_bf16_computes_in_float32(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert hardware.precision(torch.device("cpu"), width=64, size=28)[0] == "32-true"
+
+
+@pytest.mark.long
+def test_a_run_says_what_it_takes_and_goes_on_in_the_precision_it_began_with(command, tmp_path):
+    """precision=auto is tried where the run begins; elsewhere the trial might come out otherwise."""
+    own = [*SHORT, "trainer.precision=auto", "trainer.estimate_memory=true", "callbacks.pictures.n=1"]
+    first = command("train", *own, "trainer.max_steps=20", "runs=a", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    (run,) = (tmp_path / "a").iterdir()
+    checkpoint = torch.load(run / "last.ckpt", weights_only=True)
+    chosen = checkpoint[checkpoints.CONFIG]["trainer"]["precision"]
+    assert chosen in ("32-true", "bf16-mixed") and f"precision: {chosen} (" in first.stdout
+    assert "GiB for a step of 16 images" in first.stdout and "batch_size=" in first.stdout
+    (run / "status.json").write_text((run / "status.json").read_text().replace("finished", "failed"))
+    again = command("train", *own, "trainer.max_steps=20", "runs=a", cwd=tmp_path)
+    assert again.returncode == 0 and f"precision: {chosen} (as the run began)" in again.stdout, again.stderr

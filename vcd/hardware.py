@@ -1,12 +1,19 @@
-"""What this machine trains fastest with."""
+"""What training runs on, and what it runs fastest with."""
 
 import statistics
 import time
+from typing import Any
 
+import pytorch_lightning as L
 import torch
 from torch import nn
 
 GAIN = 1.3  # bf16 is chosen where it is at least this many times as fast
+
+
+def trainer(*, estimate_memory: bool = False, **options: Any) -> L.Trainer:
+    """Lightning's Trainer, of its own options. estimate_memory: `vcd.train` says beforehand what a step will take."""
+    return L.Trainer(**options)
 
 
 def precision(device: torch.device, *, width: int, size: int) -> tuple[str, str]:

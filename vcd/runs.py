@@ -17,7 +17,8 @@ from vcd.errors import UserError
 # What may differ between two starts of one run: where things are and how they are watched, not what is computed.
 INCIDENTAL = (
     *("hydra", "runs", "run_dir", "data", "threads", "checkpoint_every", "keep_every", "logger", "callbacks", "dataset.source.root"),
-    *(f"trainer.{key}" for key in ("devices", "num_nodes", "strategy", "accelerator", "enable_progress_bar", "log_every_n_steps", "val_check_interval")),
+    *(f"trainer.{key}" for key in ("devices", "num_nodes", "strategy", "accelerator", "enable_progress_bar", "estimate_memory",
+                                   "log_every_n_steps", "val_check_interval")),
 )
 
 

@@ -5,12 +5,19 @@ import logging
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from vcd.cli import entry, explain
 from vcd.runs import RunFolder, register_resolvers
 from vcd.signals import Preempted
+
+if TYPE_CHECKING:
+    import torch
+
+    from vcd.data.datamodule import DegradationDataModule
+    from vcd.models.base import Diffusion
 
 log = logging.getLogger("vcd")
 register_resolvers()
@@ -97,7 +104,11 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     checkpoint = Checkpoint(path=run.last, every=cfg.checkpoint_every, config=run.config, keep=cfg.keep_every)  # after those whose state counts
     preemption = Preemption(path=run.last)
     loggers = [logger(config=run.config, resumed=step > 0) for logger in instantiate(cfg.logger).values()]
-    trainer = instantiate(cfg.trainer, _partial_=True)(
+    precision = cfg.trainer.precision
+    if precision == "auto":
+        device = torch.device("cpu" if cfg.trainer.accelerator == "cpu" else checkpoints.device_of("auto"))
+        precision = _precision(cfg, run, device)
+    trainer = instantiate(cfg.trainer, _partial_=True, precision=precision)(
         callbacks=[*callbacks.values(), timing, checkpoint, Heartbeat(run=run), preemption],
         logger=[metrics, *loggers],
         plugins=[checkpoints.AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
@@ -107,6 +118,8 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     log.info("%s: %.2f M parameters, %d training images, T=%d, %d steps of %d images on %s", type(model).__name__,
              weights / 1e6, len(data.train_images), cfg.T, cfg.trainer.max_steps, cfg.batch_size,
              trainer.strategy.root_device)  # fmt: skip
+    if cfg.trainer.estimate_memory:
+        _say_memory(model, data, cfg.batch_size // trainer.world_size, precision, trainer.strategy.root_device)
     try:
         for logger in loggers:
             logger.start(metrics.before(step), run.path / "pictures")
@@ -127,6 +140,34 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     finally:
         for logger in loggers:
             logger.finish(failed=sys.exc_info()[0] is not None)
+
+
+def _precision(cfg: DictConfig, run: RunFolder, device: "torch.device") -> str:
+    """What trainer.precision=auto means here; a run that goes on keeps what it began with, wherever it goes on."""
+    from vcd import checkpoints, hardware
+
+    if run.last.exists():
+        chosen, why = checkpoints.read(run.last)[checkpoints.CONFIG]["trainer"]["precision"], "as the run began"
+    elif device.type == "cpu" and cfg.trainer.get("strategy"):
+        chosen, why = "32-true", "several processes, whose trials could differ"
+    else:
+        chosen, why = hardware.precision(device, width=cfg.network.unet.dim, size=cfg.dataset.size)
+    log.info("precision: %s (%s)", chosen, why)
+    run.config["trainer"]["precision"] = chosen  # what checkpoints say
+    return chosen
+
+
+def _say_memory(model: "Diffusion", data: "DegradationDataModule", batch_size: int, precision: str, device: "torch.device") -> None:
+    """One line: the peak of a training step on this device, and the largest batch that fits."""
+    import torch
+
+    from vcd import memory
+
+    with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        found = memory.estimate(model, data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0))
+    free = memory.available(device)
+    log.info("memory: about %.2f GiB for a step of %d images, %.1f GiB are free: batch_size=%d fits", found.total(batch_size) / 2**30,
+             batch_size, free / 2**30, found.largest(free))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -4,14 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from tqdm import tqdm
 
+from vcd import sweeps
 from vcd.callbacks import timing
 from vcd.errors import UserError
 from vcd.evaluate import place
+
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.2f} of {total:.0f} runs [{elapsed}<{remaining}]"
 
 
 def train(variants: dict[str, list[str]], common: list[str], runs: Path, processes: int) -> list[Path]:
@@ -23,14 +26,24 @@ def train(variants: dict[str, list[str]], common: list[str], runs: Path, process
         with open(runs / f"{name}.log", "w") as file:
             code = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT).returncode
         last = (runs / f"{name}.log").read_text().strip().splitlines()[-1:]
-        bar.update()
         return Path(last[0].split(maxsplit=1)[1]).parent if code == 0 else f"{name} ({' '.join(last)})"
 
-    with tqdm(total=len(variants), desc="training", unit="run") as bar, ThreadPoolExecutor(processes) as pool:
-        results = list(pool.map(one, variants))
+    with tqdm(total=len(variants), desc="training", bar_format=BAR) as bar, ThreadPoolExecutor(processes) as pool:
+        futures = [pool.submit(one, name) for name in variants]
+        while wait(futures, timeout=2).not_done:
+            bar.n = sum(future.done() for future in futures) + _under_way(runs)
+            bar.refresh()
+        bar.n = len(futures)
+    results = [future.result() for future in futures]
     if failed := [result for result in results if isinstance(result, str)]:
         raise UserError(f"these runs failed: {'; '.join(failed)}; their logs are in {runs}; the same command goes on with the rest")
     return results
+
+
+def _under_way(runs: Path) -> float:
+    """How much of the runs that are running is done, in runs."""
+    rows = sweeps.read(runs) if any(runs.glob("*/status.json")) else []
+    return sum(row.status["step"] / row.status["steps"] for row in rows if row.state == "running" and row.status.get("steps"))
 
 
 def steps_in(seconds: float, variants: dict[str, list[str]], common: list[str], probes: Path, processes: int) -> dict[str, int]:

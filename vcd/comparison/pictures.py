@@ -60,13 +60,17 @@ def curves(variants: list[Variant], path: Path) -> Path:
     for i, variant in enumerate(variants):
         for run in variant.runs:
             for what, steps, values in _measured(run, variant.name):
-                found.setdefault(what, []).append(Curve(run, variant.name, f"C{i}", steps, values))
+                label = variant.name if run is variant.runs[0] else "_"  # one entry in the legend for all seeds
+                found.setdefault(what, []).append(Curve(run, label, f"C{i}", steps, values))
     figure = Figure(figsize=(11, 2.8 * len(found)), layout="constrained")
     for (left, right), (what, lines) in zip(figure.subplots(len(found), 2, squeeze=False), found.items(), strict=True):
         for line in lines:
             left.plot(line.seen, line.values, marker=".", color=line.color, label=line.label)
             if line.seconds:
                 right.plot(line.seconds, line.values, marker=".", color=line.color)
+        if (floor := next((r.metrics[what]["floor"] for v in variants for r in v.runs if what in r.metrics), None)) is not None:
+            for axis in (left, right):
+                axis.axhline(floor, color="gray", linestyle=":", label="real images")
         left.set(xlabel="images seen", ylabel=what)
         right.set(xlabel="seconds of training", ylabel=what)
         left.legend(fontsize=7)
