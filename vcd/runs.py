@@ -1,5 +1,6 @@
 """A run's folder is its identity: the same command finds it again, resumes it, or says that it is finished."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -91,12 +92,14 @@ class RunFolder:
         record = self.status if self._status.exists() else {}
         record.pop("error", None)
         record |= {"identity": self.identity, "state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **whereabouts(), **facts}
-        write_atomically(self._status, json.dumps(record, indent=2) + "\n")
+        with contextlib.suppress(OSError):  # a full disk is reported by what had to be written
+            write_atomically(self._status, json.dumps(record, indent=2) + "\n")
 
     def fail(self, error: BaseException, sentence: str | None) -> None:
         """What went wrong: its sentence, or its first line, in status.json, and the traceback in error.txt."""
         if rank() == 0:
-            write_atomically(self.path / "error.txt", "".join(traceback.format_exception(error)))
+            with contextlib.suppress(OSError):
+                write_atomically(self.path / "error.txt", "".join(traceback.format_exception(error)))
             self.set_status("failed", error=(sentence or f"{type(error).__name__}: {error}").splitlines()[0])
 
     @property
@@ -125,6 +128,9 @@ def whereabouts() -> dict[str, Any]:
 def write_atomically(path: Path, text: str) -> None:
     """Write a small text file so that a reader never sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 

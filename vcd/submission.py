@@ -43,7 +43,7 @@ def prepare(loader: ConfigLoader, config: DictConfig, overrides: Sequence[Sequen
     """A job for every list of overrides; its run folder is made, and says that it is queued."""
     own = [s.path for s in config.hydra.runtime.config_sources if s.provider == "command-line"]
     options = [part for path in own for part in ("--config-dir", path)]
-    jobs: dict[Path, Job] = {}
+    jobs: list[Job] = []
     before = HydraConfig.instance().cfg
     known = {row.folder.resolve(): row.state for row in _rows(Path(config.hydra.sweep.dir))}
     for listed in tqdm(overrides, desc="preparing", unit="run", disable=len(overrides) < 20):  # a quarter of a second each
@@ -54,14 +54,15 @@ def prepare(loader: ConfigLoader, config: DictConfig, overrides: Sequence[Sequen
             del cfg["hydra"]
         run = RunFolder(cfg)
         job = Job(run.path, [*options, *listed, "hydra.mode=RUN"], os.getcwd())
-        job.todo = known.get(run.path) not in ("finished", *sweeps.UNDER_WAY) and not run.open().finished
+        twice = any(run.path == other.folder for other in jobs)
+        job.todo = not twice and known.get(run.path) not in ("finished", *sweeps.UNDER_WAY) and not run.open().finished
         if job.todo:
             run.set_status("queued", host=None, pid=None, job=None, command=job.command, cwd=job.cwd)
-        jobs[run.path] = job  # the same run listed twice is one
+        jobs.append(job)
     HydraConfig.instance().cfg = before
-    if idle := [job for job in jobs.values() if not job.todo]:
+    if idle := [job for job in jobs if not job.todo]:
         log.warning("%d of %d runs are finished or under way: they are left alone", len(idle), len(jobs))
-    return list(jobs.values())
+    return jobs
 
 
 def _rows(sweep: Path) -> list[sweeps.Row]:
@@ -157,7 +158,8 @@ def resubmit(sweep: Path, rows: list[sweeps.Row]) -> int:
     settings = sweep / SETTINGS
     if not settings.exists():
         raise UserError(f"{sweep} was not submitted to SLURM: the same command of vcd.train goes on with what is not finished")
-    jobs = [Job(row.folder.resolve(), row.status["command"], row.status["cwd"]) for row in rows if row.state in sweeps.DEAD]
+    jobs = [Job(row.folder.resolve(), row.status["command"], row.status["cwd"]) for row in rows
+            if row.state in sweeps.DEAD and row.status.get("command")]  # fmt: skip
     for job in jobs:
         mark(job, "queued", job=None, host=None, pid=None, error="")
     if jobs:

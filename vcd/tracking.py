@@ -152,6 +152,7 @@ def wandb(*, config: dict, resumed: bool, folder: str, overrides: Sequence[str],
         kept.write_text(secrets.token_hex(4))
     mode = wandb_mode(offline)
     environment = os.environ.get("WANDB_MODE")
+    os.environ["WANDB_DATA_DIR"] = str(path / "wandb")  # what is still to be uploaded stays with the run, not in the home
     logger = Wandb(
         project=project, name=name or short(overrides) or path.name, group=group or path.parent.name, job_type=job_type,
         tags=list(tags), id=kept.read_text().strip(), save_dir=path, offline=mode == "offline", mode=mode,
@@ -164,10 +165,12 @@ def wandb(*, config: dict, resumed: bool, folder: str, overrides: Sequence[str],
 
 
 def short(overrides: Sequence[str]) -> str:
-    """What sets a run apart, for a name: overrides without those that change nothing of the outcome."""
+    """What sets a run apart, for a name: overrides without those that change nothing of the outcome; the last ones, if long."""
     own = [o for o in overrides if o.lstrip("+~").split("=")[0] not in NOT_IN_NAMES
            and not o.lstrip("+~").startswith(tuple(f"{key}." for key in NOT_IN_NAMES))]  # fmt: skip
-    return " ".join(own)[:128]
+    while len(" ".join(own)) > 128:
+        own = own[1:]
+    return " ".join(own)
 
 
 def tensorboard(*, config: dict, resumed: bool, folder: str) -> TensorBoard:
