@@ -58,8 +58,9 @@ class Reference:
 
     def network(self, size: str, variant: str, device: str) -> torch.nn.Module:
         shape = dict(NETWORKS[size])
-        return self.unet.VAEUnet(in_channels=shape.pop("channels"), dim=64, vae_loc="emb", vae_inject="concat", var_timestep=True,
-                                 xt_dropout=0, add_noise=variant == "vwd", **shape).to(device)  # fmt: skip
+        with _silence():
+            return self.unet.VAEUnet(in_channels=shape.pop("channels"), dim=64, vae_loc="emb", vae_inject="concat", var_timestep=True,
+                                     xt_dropout=0, add_noise=variant == "vwd", **shape).to(device)  # fmt: skip
 
     def trainer(self, size: str, variant: str, device: str) -> Any:
         trainer = self.diffusion.Trainer(model=self.network(size, variant, device), **self.options(size, variant, device))
