@@ -29,17 +29,19 @@ class Cluster:
         text = self.folder.with_suffix(".log").read_text()
         return subprocess.CompletedProcess(line, process.returncode, text, text)
 
-    def rows(self, sweep: Path) -> dict[int, Row]:
-        """The runs of a sweep, by their seeds."""
+    def rows(self, sweep: Path) -> dict[int | str, Row]:
+        """The runs of a sweep, by their seeds, or by their folders where several have one seed."""
         before = dict(os.environ)
         os.environ.update(self.environment)
         try:
-            return {int(row.folder.name.rpartition("seed")[2]): row for row in read(sweep)}
+            found = read(sweep)
         finally:
             os.environ.clear()
             os.environ.update(before)
+        rows = {int(row.folder.name.rpartition("seed")[2]): row for row in found}
+        return rows if len(rows) == len(found) else {row.folder.name: row for row in found}
 
-    def until(self, sweep: Path, what: Callable[[dict[int, Row]], bool], seconds: float = 240) -> dict[int, Row]:
+    def until(self, sweep: Path, what: Callable[[dict], bool], seconds: float = 240) -> dict:
         """Wait until `what` is true of the rows."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
