@@ -1,6 +1,7 @@
 """What training takes and what it is given: memory that is counted, precision that is chosen."""
 
 import copy
+import os
 
 import pytest
 import torch
@@ -57,15 +58,18 @@ def test_the_largest_batch_leaves_a_tenth_free():
 
 @pytest.mark.parametrize(("gain", "expected"), [(1.29, "32-true"), (1.31, "bf16-mixed"), (0.5, "32-true")])
 def test_bf16_is_chosen_on_a_cpu_only_where_it_pays(monkeypatch, gain, expected):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(hardware, "_seconds", lambda dtype, width, size: gain if dtype == torch.float32 else 1.0)
     chosen, why = hardware.precision(torch.device("cpu"), width=64, size=28)
     assert chosen == expected and f"{gain:.2f} times" in why
 
 
-def test_a_cpu_without_bf16_computes_in_float32(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert hardware.precision(torch.device("cpu"), width=64, size=28)[0] == "32-true"
+def test_what_is_neither_cuda_nor_a_cpu_computes_in_float32():
+    assert hardware.precision(torch.device("mps"), width=64, size=28)[0] == "32-true"
+
+
+def test_free_memory_is_less_than_there_is():
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < memory.available(torch.device("cpu")) <= whole
 
 
 @pytest.mark.long

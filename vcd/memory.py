@@ -1,5 +1,6 @@
 """How much memory training will take: counted, on any device, from what autograd keeps of two small batches."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -53,8 +54,10 @@ def _kept(model: Diffusion, batch: Degraded, n: int) -> int:
 
 
 def available(device: torch.device) -> int:
-    """Bytes that are free on the device now."""
+    """Bytes that are free on the device now; where the system does not tell, all of its memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    if not os.path.exists("/proc/meminfo"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with open("/proc/meminfo") as file:
         return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
