@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# A real SLURM of one node, for development and the tests: Debian's slurm-wlm and munge, without systemd or cgroups.
+# A real SLURM on one machine, for development and the tests: Debian's slurm-wlm and munge, without systemd or cgroups.
 #
 #   bash scripts/slurm.sh install        apt-get install slurm-wlm munge, where they are missing (needs root)
 #   bash scripts/slurm.sh start|stop     munged, slurmctld and slurmd, started and stopped by their process ids
-#   bash scripts/slurm.sh lose|return    the node disappears with all that runs on it, and comes back
+#   bash scripts/slurm.sh lose|return    the nodes disappear with all that runs on them, and come back
 #   bash scripts/slurm.sh status         sinfo and squeue
 #   bash scripts/slurm.sh run CMD...     CMD with sbatch, squeue, sacct, ... of this SLURM
 #
-# Everything is kept in $SLURM_DEV (default .slurm-dev). SLURM_DEV_PORT, SLURM_DEV_CPUS and SLURM_DEV_MEM (MiB) shape it.
+# Everything is kept in $SLURM_DEV (default .slurm-dev). SLURM_DEV_PORT, SLURM_DEV_CPUS and
+# SLURM_DEV_MEM (MiB) shape it; SLURM_DEV_NODES=2 pretends to be dev1 and dev2 (jobs need `export MASTER_ADDR=127.0.0.1`).
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
 here="$(realpath -m "${SLURM_DEV:-.slurm-dev}")"
 port="${SLURM_DEV_PORT:-26817}"
+nodes="$(hostname -s)"
+[ "${SLURM_DEV_NODES:-1}" = 1 ] || nodes="$(seq -f 'dev%g' -s ' ' "$SLURM_DEV_NODES")"
 export SLURM_CONF="$here/slurm.conf"
 
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -26,7 +29,7 @@ install_packages() {
 }
 
 configure() {
-    local name
+    local name node node_port="$port"
     name="$(hostname -s)"
     install -d -m 755 "$here" "$here/state" "$here/spool" "$here/log" "$here/bin" "$here/munge"
     [ -s "$here/munge/key" ] || (umask 077 && head -c 1024 /dev/urandom >"$here/munge/key")
@@ -34,7 +37,6 @@ configure() {
 ClusterName=dev
 SlurmctldHost=$name(127.0.0.1)
 SlurmctldPort=$port
-SlurmdPort=$((port + 1))
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -42,11 +44,11 @@ AuthInfo=socket=$here/munge/socket,cred_expire=5
 CredType=cred/munge
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 StateSaveLocation=$here/state
-SlurmdSpoolDir=$here/spool
+SlurmdSpoolDir=$here/spool/%n
 SlurmctldPidFile=$here/slurmctld.slurm-pid
-SlurmdPidFile=$here/slurmd.slurm-pid
+SlurmdPidFile=$here/%n.slurm-pid
 SlurmctldLogFile=$here/log/slurmctld.log
-SlurmdLogFile=$here/log/slurmd.log
+SlurmdLogFile=$here/log/%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -66,9 +68,13 @@ KillWait=5
 SlurmdTimeout=10
 ReturnToService=2
 SlurmdParameters=config_overrides
-NodeName=$name NodeAddr=127.0.0.1 CPUs=${SLURM_DEV_CPUS:-4} RealMemory=${SLURM_DEV_MEM:-16000} State=UNKNOWN
 PartitionName=dev Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
+    for node in $nodes; do
+        install -d -m 755 "$here/spool/$node"
+        node_port=$((node_port + 1))
+        echo "NodeName=$node NodeHostname=$name NodeAddr=127.0.0.1 Port=$node_port CPUs=${SLURM_DEV_CPUS:-4} RealMemory=${SLURM_DEV_MEM:-16000} State=UNKNOWN"
+    done >>"$SLURM_CONF"
     # Without accounting there is no sacct, and submitit asks it for the state of jobs: scontrol knows it as well.
     cat >"$here/bin/sacct" <<'SACCT'
 #!/usr/bin/env bash
@@ -81,6 +87,7 @@ for argument in "$@"; do
         function plain(key,  v) { v = value(key); sub("^ ?" key "=", "", v); return v }
         {
             id = plain("JobId"); array = plain("ArrayJobId"); task = plain("ArrayTaskId")
+            if (task == "4294967294") task = "0-1000"  # cancelled before they began: which ones is forgotten; the others follow
             if (array != "") id = array "_" (task ~ /[^0-9]/ ? "[" task "]" : task)
             print id "|" plain("JobState") "|" plain("NodeList")
         }'
@@ -107,10 +114,13 @@ launch() {
     die "$name did not start (see $here/log)"
 }
 
-idle() { [[ "$(sinfo -h -o %T)" =~ ^(idle|mixed|allocated)$ ]]; }
+idle() { [[ "$(sinfo -h -n "$1" -o %T)" =~ ^(idle|mixed|allocated)$ ]]; }
 export -f idle
 
-node() { launch slurmd bash -c idle -- slurmd -D -f "$SLURM_CONF"; }
+start_nodes() {
+    local node
+    for node in $nodes; do launch "slurmd-$node" bash -c "idle $node" -- slurmd -D -N "$node" -f "$SLURM_CONF"; done
+}
 
 start() {
     missing && die "slurm-wlm and munge are missing: bash scripts/slurm.sh install"
@@ -119,7 +129,7 @@ start() {
     launch munged munge -n -S "$here/munge/socket" -- munged --foreground --force --key-file="$here/munge/key" \
         --socket="$here/munge/socket" --pid-file="$here/munge/pid" --log-file="$here/log/munged.log" --seed-file="$here/munge/seed"
     launch slurmctld scontrol ping -- slurmctld -D -f "$SLURM_CONF"
-    node
+    start_nodes
 }
 
 # halt NAME [SIGNAL]: end a daemon by its process id
@@ -147,8 +157,8 @@ descendants() {
 }
 
 lose() {
-    local doomed
-    halt slurmd KILL
+    local doomed node
+    for node in $nodes; do halt "slurmd-$node" KILL; done
     doomed="$(job_processes)"
     # shellcheck disable=SC2086
     [ -z "$doomed" ] || kill -9 $doomed 2>/dev/null || true
@@ -157,7 +167,7 @@ lose() {
 stop() {
     timeout 10 scancel -u "$(id -un)" 2>/dev/null || true
     for _ in $(seq 100); do [ -z "$(timeout 5 squeue -h 2>/dev/null || true)" ] && break; sleep 0.1; done
-    for name in slurmd slurmctld munged; do halt "$name"; done
+    for name in $(printf 'slurmd-%s ' $nodes) slurmctld munged; do halt "$name"; done
 }
 
 case "${1:-}" in
@@ -165,7 +175,7 @@ case "${1:-}" in
     start) start ;;
     stop) stop ;;
     lose) lose ;;
-    return) node ;;
+    return) start_nodes ;;
     status) sinfo && squeue ;;
     run) shift && PATH="$here/bin:$PATH" exec "$@" ;;
     *) die "usage: bash scripts/slurm.sh install|start|stop|lose|return|status|run CMD..." ;;

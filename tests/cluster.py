@@ -1,4 +1,4 @@
-"""A real SLURM of one node for the tests, by scripts/slurm.sh."""
+"""A real SLURM of two nodes, both on this machine, for the tests, by scripts/slurm.sh."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vcd.cli import CONF
-from vcd.sweeps import Row, read
+from vcd.sweeps.rows import Row, read
 
 SCRIPT = CONF.parent / "scripts" / "slurm.sh"
 
@@ -18,7 +18,8 @@ class Cluster:
 
     def __init__(self, folder: Path, port: int):
         self.folder = folder
-        self.own = {"SLURM_DEV": str(folder), "SLURM_DEV_PORT": str(port), "SLURM_CONF": str(folder / "slurm.conf")}
+        self.own = {"SLURM_DEV": str(folder), "SLURM_DEV_PORT": str(port), "SLURM_DEV_NODES": "2",
+                    "SLURM_CONF": str(folder / "slurm.conf")}  # fmt: skip
         self.environment = {**self.own, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
 
     def __call__(self, verb: str, *arguments: str) -> subprocess.CompletedProcess:

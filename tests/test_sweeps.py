@@ -6,15 +6,24 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from cluster import Cluster
 from conftest import ROLLOUT, SHORT
-from test_train import SABOTAGE, WARM, differences, only_run
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
+from test_train import SABOTAGE, WARM, differences, kill, one_sentence, only_run
 
-from vcd.sweeps import UNDER_WAY, read
+from vcd.cli import CONF
+from vcd.runs import RunFolder, digest, register_resolvers
+from vcd.sweeps.compositions import Compositions
+from vcd.sweeps.rows import UNDER_WAY, read
+from vcd.sweeps.scheduler import tasks
 
 FAST = [a for a in SHORT if not a.startswith("prior")] + ["prior=independent"]
 LONGER = [*[a for a in FAST if not a.startswith(("trainer.max_steps", "trainer.val_check"))], *WARM,
@@ -119,6 +128,32 @@ def test_preempted_twice_and_requeued_equals_uninterrupted_bit_for_bit(sweep, cl
     assert exits[0] == [1] and exits[2] == [0]  # finished; SIGTERM ends wandb's own process as well
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("where", [["hydra.launcher.tasks_per_node=2"], ["hydra.launcher.nodes=2", "trainer.num_nodes=2", "trainer.devices=1"]],
+                         ids=["one node", "two nodes"])  # fmt: skip
+def test_several_processes_of_one_job_are_preempted_and_go_on_bit_for_bit(sweep, cluster, command, tmp_path, where):
+    arguments = [*LONGER, "trainer.max_steps=200", "checkpoint_every=1000", "seed=3", "trainer=ddp"]
+    setup = "hydra.launcher.setup=['export MASTER_ADDR=127.0.0.1']"  # dev1 is a name for SLURM only
+    process = sweep("train", "--multirun", *arguments, *LAUNCH, *where, setup)
+    assert process.returncode == 0, process.stderr
+    row = cluster.until(tmp_path / "runs", at_step(3, 5))[3]
+    cluster.signal(row.job, signal.SIGUSR2)
+    saved = torch_step(cluster.until(tmp_path / "runs", lambda rows: rows[3].state == "preempted")[3].folder)
+    row = cluster.until(tmp_path / "runs", all_done)[3]
+    assert row.state == "finished" and 5 <= saved < 200, (row.status, row.error)
+    assert f"resuming at step {saved} of 200" in (row.folder / "train.log").read_text()
+
+    other = tmp_path / "straight"
+    other.mkdir()
+    straight = command("train", *arguments, cwd=other)
+    assert straight.returncode == 0, straight.stderr
+    expected, found = (torch.load(f / "last.ckpt", weights_only=True) for f in (only_run(other), row.folder))
+    for key in ("current_model_state", "state_dict", "averaging_state", "optimizer_states", "global_step"):
+        assert not differences(expected[key], found[key], key)
+    assert (only_run(other) / "metrics.csv").read_text() == (row.folder / "metrics.csv").read_text()
+
+
 def torch_step(folder: Path) -> int:
     return torch.load(folder / "last.ckpt", weights_only=True)["global_step"]
 
@@ -209,13 +244,80 @@ def test_processes_run_side_by_side_and_one_that_is_killed_harms_none(command, t
 @pytest.mark.long
 def test_sigterm_saves_within_the_step_and_the_same_command_goes_on(command, tmp_path):
     (tmp_path / "sabotage.py").write_text(SABOTAGE.replace("signal.SIGKILL)", "signal.SIGTERM)"))
-    kill = "+callbacks.kill={_target_: sabotage.Kill, hook: on_train_batch_start, at: 13}"
+    kill = "+callbacks.kill={_target_: sabotage.Kill, hook: on_train_batch_start, at: 14}"
     stopped = command("train", *FAST, *WARM, kill, cwd=tmp_path)
     folder = only_run(tmp_path)
     assert stopped.returncode == 128 + signal.SIGTERM and "told to stop (SIGTERM): saved" in stopped.stdout
-    assert json.loads((folder / "status.json").read_text())["state"] == "preempted" and torch_step(folder) == 14
+    assert json.loads((folder / "status.json").read_text())["state"] == "preempted" and torch_step(folder) == 15
     resumed = command("train", *FAST, *WARM, cwd=tmp_path)
-    assert resumed.returncode == 0 and "resuming at step 14 of 20" in resumed.stdout, resumed.stderr
+    assert resumed.returncode == 0 and "resuming at step 15 of 20" in resumed.stdout, resumed.stderr
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [4, 9, 14, 19]  # also that of the step it stopped in
+
+
+@pytest.mark.long
+def test_a_run_that_is_being_trained_is_not_started_twice(command, tmp_path):
+    (tmp_path / "sabotage.py").write_text(SABOTAGE)
+    arguments = [*FAST, *WARM, "trainer.enable_progress_bar=false", kill("on_train_batch_start", 12).replace("sabotage.Kill", "sabotage.Wait")]
+    line = [sys.executable, "-m", "vcd.train", *arguments]
+    with subprocess.Popen(line, cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{CONF.parent}:{tmp_path}"}) as first:
+        while not (tmp_path / "waiting").exists():
+            time.sleep(0.2)
+            assert first.poll() is None
+        before = only_run(tmp_path) / "status.json"
+        refused = command("train", *arguments, cwd=tmp_path)
+        assert f"is being trained already, by process {first.pid} on " in one_sentence(refused)
+        assert json.loads(before.read_text())["state"] == "running"
+        (tmp_path / "waiting").unlink()
+        assert first.wait() == 0
+    assert not (only_run(tmp_path) / "lock").exists()
+
+
+def test_a_run_on_another_host_that_falls_silent_is_taken_for_dead(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    status = folder / "status.json"
+    status.write_text(json.dumps({"state": "running", "host": "elsewhere", "pid": 1, "job": None}))
+    assert read(tmp_path)[0].state == "running"
+    os.utime(status, (time.time() - 720,) * 2)
+    (row,) = read(tmp_path)
+    assert row.state == "killed" and row.error == "nothing heard from elsewhere for 12 minutes"
+
+
+def test_a_run_that_is_held_is_heard_of(tmp_path, monkeypatch, compose):
+    """And as long as it lives, no other process can hold it."""
+    monkeypatch.setattr("vcd.runs.BEAT", 0.05)
+    run = RunFolder(compose("dataset=digits", f"run_dir={tmp_path / 'run'}")).open()
+    with run.held():
+        os.utime(tmp_path / "run" / "status.json", (0, 0))
+        time.sleep(0.5)
+        assert (tmp_path / "run" / "status.json").stat().st_mtime > 0
+
+
+def test_a_composition_is_what_hydra_makes(tmp_path):
+    """Whatever of it are groups, values, deletions or additions."""
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = GlobalHydra.instance()
+        loader = hydra.config_loader()
+        master = hydra.hydra.compose_config("train", ["launcher=slurm", "hydra.launcher.mem_gb=7", "seed=0,1"], run_mode=RunMode.MULTIRUN)
+        fast = Compositions(loader)
+        for overrides in (
+            ["model=vcd", "seed=1", "launcher=slurm"], ["model=vcd", "seed=2", "T=9", "launcher=slurm"],
+            ["model=ddpm", "seed=1", "~callbacks.pictures", "+callbacks.x={_target_: a.B}", "launcher=slurm"],
+            ["network=small", "network.unet.mults=[1,2,3]", "experiment=vwd_mnist", "launcher=slurm"],
+        ):  # fmt: skip
+            slow, found = loader.load_sweep_config(master, list(overrides)), fast(master, list(overrides))
+            for config in (slow, found):
+                del config.hydra.job.override_dirname  # the launchers here have no use for it
+            assert OmegaConf.to_container(slow) == OmegaConf.to_container(found)
+            with open_dict(slow), open_dict(found):
+                assert digest(slow) == digest(found)
+
+
+def test_tasks_of_an_array_that_never_began_share_a_line():
+    assert tasks("12_[0-2,7%4]") == ["12_0", "12_1", "12_2", "12_7"] and tasks("12_3") == ["12_3"] and tasks("12") == ["12"]
 
 
 def test_a_folder_that_is_no_sweep_is_one_sentence(command, tmp_path):

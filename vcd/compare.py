@@ -55,13 +55,13 @@ def main(cfg: DictConfig) -> None:
 
 def _folders(cfg: DictConfig) -> list[Path]:
     """The run folders named, and those below `below`, or of the table that `vcd.sweep collect` wrote."""
-    from vcd import sweeps
+    from vcd.sweeps import table as sweep_table
 
     folders = [Path(f).expanduser() for f in cfg.runs or []]
     if cfg.below:
         sweep = Path(cfg.below).expanduser()
         if sweep.suffix == ".csv":
-            return folders + sweeps.finished(sweep)
+            return folders + sweep_table.finished(sweep)
         if not sweep.is_dir():
             raise UserError(f"below={cfg.below}: there is no such folder")
         found = sorted(path.parent for path in sweep.glob("*/status.json"))

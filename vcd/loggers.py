@@ -27,19 +27,25 @@ class CSVMetrics(Logger):
         self._written = 0  # rows of the file that are up to date
         self._stale = True  # the file has to be written whole
 
-    def resume(self, step: int) -> None:
-        """Take over the rows that are there, up to `step`."""
+    def resume(self, step: int, report: dict[str, float]) -> None:
+        """Take over the rows that are there, up to `step`, and what a checkpoint has to report, which may be missing there."""
         if self.path.exists():
             with open(self.path, newline="") as file:
                 for row in csv.DictReader(file):
                     if int(row["step"]) <= step:
                         self._add(int(row["step"]), {k: float(v) for k, v in row.items() if v and k != "step"})
+        if report:
+            self._add(step - 1, report)
 
     def _add(self, step: int, metrics: dict[str, float]) -> None:
         new = metrics.keys() - self._columns.keys()
         self._stale |= bool(new) or step in list(self._rows)[: self._written]
         self._columns.update(dict.fromkeys(sorted(new)))
         self._rows.setdefault(step, {}).update(metrics)
+
+    def has(self, name: str, step: int) -> bool:
+        """Whether `name` was logged in the step that ended at `step`."""
+        return name in self._rows.get(step - 1, {})
 
     def before(self, step: int) -> dict[int, dict[str, float]]:
         """What was logged in the first `step` steps."""

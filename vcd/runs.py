@@ -1,12 +1,17 @@
 """A run's folder is its identity: the same command finds it again, resumes it, or says that it is finished."""
 
 import contextlib
+import fcntl
+import functools
 import hashlib
 import json
+import logging
 import os
 import socket
+import threading
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from vcd.errors import UserError
+
+log = logging.getLogger("vcd")
+BEAT = 30  # seconds after which a run is heard of again
 
 # What may differ between two starts of one run: where things are and how they are watched, not what is computed.
 INCIDENTAL = (
@@ -55,25 +63,63 @@ class RunFolder:
 
     def __init__(self, cfg: DictConfig):
         self.path = Path(cfg.run_dir).resolve()
-        self.config = OmegaConf.to_container(cfg, resolve=True)
+        self._cfg = cfg
         self.identity = f"{digest(cfg)}-seed{cfg.seed}"
         self.last = self.path / "last.ckpt"
         self._status = self.path / "status.json"
 
-    def open(self) -> "RunFolder":
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration, resolved."""
+        return OmegaConf.to_container(self._cfg, resolve=True)
+
+    def claim(self) -> "RunFolder":
         """Make the folder, or check that the one there is this run's own."""
-        if self._status.exists():
-            found = self.status["identity"]
-            if found != self.identity:
-                raise UserError(
-                    f"run_dir={self.path} belongs to another configuration ({found}, this one is {self.identity}; "
-                    "compare its config.yaml): choose another run_dir"
-                )
-        elif rank() == 0:
-            self.path.mkdir(parents=True, exist_ok=True)
+        if self._status.exists() and (found := self.status["identity"]) != self.identity:
+            raise UserError(
+                f"run_dir={self.path} belongs to another configuration ({found}, this one is {self.identity}; "
+                "compare its config.yaml): choose another run_dir"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def open(self) -> "RunFolder":
+        """The folder, with its config.yaml and status.json."""
+        self.claim()
+        if rank() == 0 and not (self.path / "config.yaml").exists():
             write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
+        if rank() == 0 and not self._status.exists():
             self.set_status("queued", **self._started_by())
         return self
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """No other process trains here meanwhile, and status.json is touched every half minute. UserError if one does.
+
+        The lock is the operating system's, so it ends with the process, however that ends; file systems that have
+        none are taken at their word.
+        """
+        if rank():
+            yield
+            return
+        with open(self.path / "lock", "a") as file, contextlib.ExitStack() as after:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                by = f"process {self.status.get('pid')} on {self.status.get('host')}"
+                raise UserError(f"{self.path} is being trained already, by {by}: wait for it, or end it first") from error
+            except OSError:
+                log.warning("%s: this file system has no locks; do not start the same run twice at a time", self.path)
+            done = threading.Event()
+            after.callback((self.path / "lock").unlink, missing_ok=True)
+            after.callback(done.set)
+            threading.Thread(target=self._beat, args=(done,), daemon=True).start()
+            yield
+
+    def _beat(self, done: threading.Event) -> None:
+        while not done.wait(BEAT):
+            with contextlib.suppress(OSError):
+                os.utime(self._status)
 
     @staticmethod
     def _started_by() -> dict[str, Any]:

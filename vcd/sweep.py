@@ -28,42 +28,42 @@ def main() -> None:
 
 
 def status(given: argparse.Namespace) -> int:
-    from vcd import sweeps
+    from vcd.sweeps import rows, table
 
     while True:
-        rows = sweeps.read(given.DIR)
+        found = rows.read(given.DIR)
         if given.watch and sys.stdout.isatty():
             print("\033[H\033[J", end="")
-        print(sweeps.table(rows), flush=True)
-        if not given.watch or not any(row.state in sweeps.UNDER_WAY for row in rows):
-            return sweeps.code(rows)
+        print(table.text(found), flush=True)
+        if not given.watch or not any(row.state in rows.UNDER_WAY for row in found):
+            return rows.code(found)
         time.sleep(5)
 
 
 def resume(given: argparse.Namespace) -> int:
-    from vcd import submission, sweeps
+    from vcd.sweeps import rows, slurm
 
-    if not submission.resubmit(given.DIR, sweeps.read(given.DIR)):
+    if not slurm.resubmit(given.DIR, rows.read(given.DIR)):
         print("nothing to resume: all runs are finished or under way")
     return 0
 
 
 def cancel(given: argparse.Namespace) -> int:
-    from vcd import sweeps
+    from vcd.sweeps import rows
 
-    ended = sweeps.cancel(sweeps.read(given.DIR))
+    ended = rows.cancel(rows.read(given.DIR))
     print(f"{len(ended)} runs cancelled; go on with them: python -m vcd.sweep resume {given.DIR}")
     return 0
 
 
 def collect(given: argparse.Namespace) -> int:
-    from vcd import sweeps
     from vcd.runs import write_atomically
+    from vcd.sweeps import rows, table
 
-    rows = sweeps.read(given.DIR)
-    write_atomically(given.DIR / "runs.csv", sweeps.collect(rows))
+    found = rows.read(given.DIR)
+    write_atomically(given.DIR / "runs.csv", table.collect(found))
     print(given.DIR / "runs.csv")
-    return sweeps.code(rows)
+    return rows.code(found)
 
 
 VERBS = {"status": status, "resume": resume, "cancel": cancel, "collect": collect}

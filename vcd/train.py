@@ -33,26 +33,32 @@ def main(cfg: DictConfig) -> float | None:
     if run.finished:
         log.info("this run is finished, there is nothing to do; another seed or another key makes another run")
     else:
-        try:
-            run.set_status("running")
-            train(cfg, run)
-        except Preempted as stop:
-            run.set_status("preempted")
-            log.info("told to stop (%s): saved; the same command goes on from there", signal.Signals(stop.signum).name)
-            stop.hand_over()
-            raise
-        except SystemExit:  # told to stop before there was anything to save
-            run.set_status("preempted")
-            raise
-        except KeyboardInterrupt:
-            run.set_status("cancelled")
-            raise
-        except BaseException as error:
-            run.fail(error, explain(error, "train"))
-            raise
+        with run.held():
+            attempt(cfg, run)
     for name, file in run.results():
         log.info("%-11s %s", name, file)
     return run.status.get("val_loss")
+
+
+def attempt(cfg: DictConfig, run: RunFolder) -> None:
+    """Train; however that ends, the run's status says so."""
+    try:
+        run.set_status("running")
+        train(cfg, run)
+    except Preempted as stop:
+        run.set_status("preempted")
+        log.info("told to stop (%s): saved; the same command goes on from there", signal.Signals(stop.signum).name)
+        stop.hand_over()
+        raise
+    except SystemExit:  # told to stop before there was anything to save
+        run.set_status("preempted")
+        raise
+    except KeyboardInterrupt:
+        run.set_status("cancelled")
+        raise
+    except BaseException as error:
+        run.fail(error, explain(error, "train"))
+        raise
 
 
 def train(cfg: DictConfig, run: RunFolder) -> None:
@@ -73,6 +79,7 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     from vcd.data.datamodule import DegradationDataModule
     from vcd.data.draws import seeded
     from vcd.loggers import CSVMetrics
+    from vcd.models.base import REPORT
     from vcd.quiet import quiet
 
     quiet()
@@ -92,8 +99,9 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     metrics = CSVMetrics(path=run.path / "metrics.csv")
     step = 0
     if run.last.exists():
-        step = checkpoints.read(run.last)["global_step"]
-        metrics.resume(step)
+        saved = checkpoints.read(run.last)
+        step = saved["global_step"]
+        metrics.resume(step, saved.get(REPORT, {}))
         log.info("resuming at step %d of %d", step, cfg.trainer.max_steps)
     else:
         model.start.fit(data.train_batches())
@@ -124,6 +132,8 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
         for logger in loggers:
             logger.start(metrics.before(step), run.path / "pictures")
         trainer.fit(model, data, ckpt_path=run.last if run.last.exists() else None)
+        if trainer.global_step % trainer.val_check_batch == 0 and not metrics.has("val/loss", trainer.global_step):
+            trainer.validate(model, data, verbose=False)  # it was interrupted, and Lightning does not begin it again
         preemption.listener.obey()  # told after the last step: what follows is repeated
         if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
             for path in (*sorted(run.path.glob("step-*.ckpt")), run.last):

@@ -1,1 +1,1 @@
-"""Hydra's launchers for sweeps of vcd: the work is in vcd.submission. Hydra finds plugins in this namespace only."""
+"""Hydra's launchers for sweeps of vcd: the work is in vcd.sweeps. Hydra finds plugins in this namespace only."""

@@ -15,6 +15,12 @@ def _needs_values(config: DictConfig) -> bool:
     return not config.hydra.sweeper._target_.endswith(".BasicSweeper")
 
 
+def _compose_fast(context: HydraContext) -> None:
+    from vcd.sweeps.compositions import Compositions
+
+    context.config_loader.load_sweep_config = Compositions(context.config_loader)
+
+
 @final
 class Processes(Launcher):
     """Several runs at once on this machine; waits for them. processes: how many; CPU threads and GPUs are shared out."""
@@ -24,13 +30,14 @@ class Processes(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.config = hydra_context, config
+        _compose_fast(hydra_context)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from vcd import submission
+        from vcd.sweeps import jobs, processes
 
-        jobs = submission.prepare(self.context.config_loader, self.config, job_overrides)
-        submission.run_processes(jobs, processes=self.processes, strict=not _needs_values(self.config))
-        return submission.outcomes(jobs)
+        prepared = jobs.prepare(self.context.config_loader, self.config, job_overrides)
+        processes.run(prepared, processes=self.processes, strict=not _needs_values(self.config))
+        return jobs.outcomes(prepared)
 
 
 @final
@@ -42,12 +49,16 @@ class Slurm(SlurmLauncher):
     Sweepers that need the results, such as Optuna's, do wait.
     """
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from vcd import submission
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        _compose_fast(hydra_context)
 
-        jobs = submission.prepare(self.hydra_context.config_loader, self.config, job_overrides)
-        submission.submit(jobs, settings=self.params, sweep=self.config.hydra.sweep.dir)
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from vcd.sweeps import jobs, rows, slurm
+
+        prepared = jobs.prepare(self.hydra_context.config_loader, self.config, job_overrides)
+        slurm.submit(prepared, settings=self.params, sweep=self.config.hydra.sweep.dir)
         if not _needs_values(self.config):
             return []
-        submission.wait(jobs)
-        return submission.outcomes(jobs)
+        rows.wait(prepared[0].folder.parent, {job.folder for job in prepared})
+        return jobs.outcomes(prepared)

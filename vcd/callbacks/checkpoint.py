@@ -18,8 +18,8 @@ log = logging.getLogger("vcd")
 
 class Checkpoint(L.Callback):
     """Saves every `every` steps, before every validation, and after the last step. Place it after every callback whose
-    state counts. What was saved before a validation begins with it again, so that nothing is left unmeasured, but for
-    the validation after the last step: Lightning has nothing to go on with there.
+    state counts. What was saved before a validation begins with it again, so that nothing is left unmeasured. (After the
+    last step Lightning has nothing to go on with: `vcd.train` repeats that validation.)
 
     keep: every so many steps a copy stays, step-0000500.ckpt, for curves of what is measured afterwards; None: none.
     """

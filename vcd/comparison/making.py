@@ -4,46 +4,26 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
 
-from vcd import sweeps
 from vcd.callbacks import timing
 from vcd.errors import UserError
 from vcd.evaluate import place
-
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.2f} of {total:.0f} runs [{elapsed}<{remaining}]"
+from vcd.sweeps import processes as side_by_side
 
 
 def train(variants: dict[str, list[str]], common: list[str], runs: Path, processes: int) -> list[Path]:
     """Train every variant by `vcd.train`, several at a time; the folders, in order. UserError naming those that failed."""
     runs.mkdir(parents=True, exist_ok=True)
-
-    def one(name: str) -> Path | str:
-        line = [sys.executable, "-m", "vcd.train", *common, *variants[name], f"runs={runs}", "trainer.enable_progress_bar=false"]
-        with open(runs / f"{name}.log", "w") as file:
-            code = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT).returncode
-        last = (runs / f"{name}.log").read_text().strip().splitlines()[-1:]
-        return Path(last[0].split(maxsplit=1)[1]).parent if code == 0 else f"{name} ({' '.join(last)})"
-
-    with tqdm(total=len(variants), desc="training", bar_format=BAR) as bar, ThreadPoolExecutor(processes) as pool:
-        futures = [pool.submit(one, name) for name in variants]
-        while wait(futures, timeout=2).not_done:
-            bar.n = sum(future.done() for future in futures) + _under_way(runs)
-            bar.refresh()
-        bar.n = len(futures)
-    results = [future.result() for future in futures]
-    if failed := [result for result in results if isinstance(result, str)]:
+    logs = {runs / f"{name}.log": [*common, *overrides, f"runs={runs}"] for name, overrides in variants.items()}
+    codes = side_by_side.train(logs, processes=processes, sweep=runs)
+    last = {log: (log.read_text().strip().splitlines() or [""])[-1] for log in logs}
+    if failed := [f"{log.stem} ({last[log]})" for log, code in codes.items() if code]:
         raise UserError(f"these runs failed: {'; '.join(failed)}; their logs are in {runs}; the same command goes on with the rest")
-    return results
-
-
-def _under_way(runs: Path) -> float:
-    """How much of the runs that are running is done, in runs."""
-    rows = sweeps.read(runs) if any(runs.glob("*/status.json")) else []
-    return sum(row.status["step"] / row.status["steps"] for row in rows if row.state == "running" and row.status.get("steps"))
+    return [Path(last[log].split(maxsplit=1)[1]).parent for log in logs]
 
 
 def steps_in(seconds: float, variants: dict[str, list[str]], common: list[str], probes: Path, processes: int) -> dict[str, int]:

@@ -30,8 +30,9 @@ class PerLevel(Metric):
             getattr(self, name).index_add_(0, group, values.detach().double())
 
     def pack(self) -> dict[str, Tensor]:
-        """What has been gathered so far, for a checkpoint."""
-        return {"count": self.count.cpu(), **{name: getattr(self, name).cpu() for name in self.terms}}
+        """What has been gathered so far, by all processes, for a checkpoint; all of them have to call it."""
+        with self.sync_context():
+            return {name: getattr(self, name).cpu() for name in ("count", *self.terms)}
 
     def unpack(self, packed: dict[str, Tensor]) -> None:
         """Go on from what was packed."""

@@ -19,6 +19,8 @@ from vcd.randomness import PerImage
 from vcd.samplers import Sampler, Trajectory
 from vcd.starts import Natural, Start
 
+REPORT = "report"  # in a checkpoint: what is logged of its step
+
 
 @dataclass
 class Losses:
@@ -95,11 +97,14 @@ class Diffusion(L.LightningModule, ABC):
             self._log_levels("train")
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        if self.global_step % self.trainer.log_every_n_steps:  # else it is reported right after this
+        if self.global_step % self.trainer.log_every_n_steps:
             checkpoint["levels"] = self.levels.pack()
+        else:  # logged right after this, if nothing happens in between
+            checkpoint[REPORT] = {name: float(value) for name, value in self._report("train").items()}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.levels.unpack(checkpoint.get("levels", {}))
+        if self.trainer.is_global_zero:  # it holds what all of them had gathered
+            self.levels.unpack(checkpoint.get("levels", {}))
 
     def on_validation_epoch_start(self) -> None:
         self.levels.reset()  # what training has gathered since its last report is dropped
@@ -113,9 +118,13 @@ class Diffusion(L.LightningModule, ABC):
         self._log_levels("val")
 
     def _log_levels(self, stage: str) -> None:
-        if self.levels.count.sum() > 0:
-            self.log_dict({f"{stage}/{name}": value for name, value in self.levels.compute().items()})
+        self.log_dict(self._report(stage))
         self.levels.reset()
+
+    def _report(self, stage: str) -> dict[str, Tensor]:
+        """The means since the last one."""
+        means = self.levels.compute() if self.levels.count.sum() > 0 else {}
+        return {f"{stage}/{name}": value for name, value in means.items()}
 
     def configure_optimizers(self):
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)

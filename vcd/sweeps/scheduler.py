@@ -19,12 +19,21 @@ def ended(jobs: list[str]) -> dict[str, str]:
     if not jobs or shutil.which("sacct") is None:
         return {}
     found = {}
-    asked = [part for job in jobs for part in ("-j", job)]
+    asked = [part for array in dict.fromkeys(job.partition("_")[0] for job in jobs) for part in ("-j", array)]
     for line in _ask("sacct", "--parsable2", "-o", "JobID,State,NodeList", *asked).splitlines()[1:]:
-        job, state, *_ = line.split("|")
+        listed, state, *_ = line.split("|")
         if state:
-            found[job] = state.split()[0]  # "CANCELLED by 1000"
-    return found
+            found |= dict.fromkeys(tasks(listed), state.split()[0])  # "CANCELLED by 1000"
+    return {job: found[job] for job in jobs if job in found}
+
+
+def tasks(listed: str) -> list[str]:
+    """The jobs a line is about: those of an array that never began share one, 12_[0-2,7%4]."""
+    array, bracket, inside = listed.rstrip("]").partition("_[")
+    if not bracket:
+        return [listed]
+    ranges = [part.partition("-") for part in inside.partition("%")[0].split(",")]
+    return [f"{array}_{i}" for first, _, last in ranges for i in range(int(first), int(last or first) + 1)]
 
 
 def cancel(jobs: list[str]) -> None:
