@@ -24,8 +24,8 @@ missing() { ! type slurmctld slurmd munged sbatch >/dev/null 2>&1; }
 install_packages() {
     missing || return 0
     [ "$(id -u)" = 0 ] && type apt-get >/dev/null 2>&1 || die "slurm-wlm and munge are missing: install them as root (Debian, Ubuntu: apt-get install slurm-wlm munge)"
-    apt-get update -qq || true
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null || die "slurm-wlm and munge could not be installed"
+    timeout 120 apt-get update -qq || true
+    DEBIAN_FRONTEND=noninteractive timeout 240 apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null || die "slurm-wlm and munge could not be installed"
 }
 
 configure() {
