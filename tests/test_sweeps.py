@@ -18,6 +18,7 @@ from test_slurm import FAST, torch_step
 from test_train import SABOTAGE, WARM, kill, one_sentence, only_run
 
 from vcd.cli import CONF
+from vcd.errors import UserError
 from vcd.runs import RunFolder, digest, register_resolvers
 from vcd.sweeps.compositions import Compositions
 from vcd.sweeps.rows import read
@@ -90,6 +91,25 @@ def test_a_run_that_is_held_is_heard_of(tmp_path, monkeypatch, compose):
         os.utime(tmp_path / "run" / "status.json", (0, 0))
         time.sleep(0.5)
         assert (tmp_path / "run" / "status.json").stat().st_mtime > 0
+
+
+@pytest.mark.parametrize("evidence", ["started again by SLURM", "silent"])
+def test_a_lock_left_behind_by_a_lost_node_does_not_last(tmp_path, monkeypatch, compose, evidence):
+    """As NFS keeps it: what counts then is that SLURM has started this very job again, or the silence of the other."""
+    run = RunFolder(compose("dataset=digits", f"run_dir={tmp_path / 'run'}")).open()
+    run.set_status("running", job="7")
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold, run.path / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match="is being trained already"), run.held():
+            pass
+        if evidence == "silent":
+            os.utime(run.path / "status.json", (0, 0))
+        else:
+            monkeypatch.setenv("SLURM_JOB_ID", "7")
+        with run.held():
+            assert run.status["job"] == "7"
+        other.communicate(b"\n")
 
 
 def test_a_composition_is_what_hydra_makes(tmp_path):

@@ -22,6 +22,7 @@ from vcd.errors import UserError
 
 log = logging.getLogger("vcd")
 BEAT = 30  # seconds after which a run is heard of again
+SILENCE = 300  # seconds after which it is taken for dead, where nothing else tells
 
 # What may differ between two starts of one run: where things are and how they are watched, not what is computed.
 INCIDENTAL = (
@@ -96,8 +97,8 @@ class RunFolder:
     def held(self) -> Iterator[None]:
         """No other process trains here meanwhile, and status.json is touched every half minute. UserError if one does.
 
-        The lock is the operating system's, so it ends with the process, however that ends; file systems that have
-        none are taken at their word.
+        The lock is the operating system's, so it ends with the process, however that ends. Where a lost node left one
+        behind (NFS), SLURM's word counts, which started this very job again, or the other's silence.
         """
         if rank():
             yield
@@ -106,8 +107,11 @@ class RunFolder:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError) as error:
-                by = f"process {self.status.get('pid')} on {self.status.get('host')}"
-                raise UserError(f"{self.path} is being trained already, by {by}: wait for it, or end it first") from error
+                holder = self.status
+                again = holder.get("job") is not None and holder["job"] == whereabouts()["job"]
+                if not again and silence(self.path) < SILENCE:
+                    by = f"process {holder.get('pid')} on {holder.get('host')}"
+                    raise UserError(f"{self.path} is being trained already, by {by}: wait for it, or end it first") from error
             except OSError:
                 log.warning("%s: this file system has no locks; do not start the same run twice at a time", self.path)
             done = threading.Event()
@@ -157,6 +161,11 @@ class RunFolder:
         names = {"samples": "samples.png", "sequences": "sequences.png", "animation": "sequences.gif",
                  "curves": "curves.png", "metrics": "metrics.csv", "checkpoint": "last.ckpt"}  # fmt: skip
         return [(name, self.path / file) for name, file in names.items() if (self.path / file).exists()]
+
+
+def silence(folder: Path) -> float:
+    """Seconds since a run, which touches its status as long as it lives, was heard of."""
+    return time.time() - (folder / "status.json").stat().st_mtime
 
 
 def rank() -> int:

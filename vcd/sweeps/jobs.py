@@ -45,6 +45,7 @@ def prepare(loader: ConfigLoader, config: DictConfig, overrides: Sequence[Sequen
         todo = seen.get(run.path) not in ("finished", *rows.UNDER_WAY) and not run.claim().finished
         job = Job(run.path, [*options, *listed, "hydra.mode=RUN"], os.getcwd(), todo)
         if todo:
+            (run.path / "job").unlink(missing_ok=True)
             run.set_status("queued", host=None, pid=None, job=None, command=job.command, cwd=job.cwd)
             seen[run.path] = "queued"
         jobs.append(job)

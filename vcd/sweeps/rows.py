@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vcd.errors import UserError
+from vcd.runs import SILENCE, silence
 from vcd.sweeps import scheduler
 
 UNDER_WAY = ("queued", "running", "preempted")
-SILENCE = 300  # seconds after which a run on another host that SLURM does not know is taken for dead; they beat every 30
 DEAD = ("failed", "killed", "cancelled")  # what `resume` starts again
 
 
@@ -52,7 +52,7 @@ def any_of(sweep: Path) -> list[Row]:
     """Every run folder in `sweep`, by name; none where there is no sweep."""
     statuses = {path.parent: json.loads(path.read_text()) for path in sorted(sweep.glob("*/status.json"))}
     for folder, status in statuses.items():
-        if status.get("job") is None and (folder / "job").exists():  # submitted, and not yet started
+        if status["state"] == "queued" and (folder / "job").exists():  # submitted, and not yet started
             status["job"] = (folder / "job").read_text().strip()
     jobs = [s["job"] for s in statuses.values() if s["state"] in UNDER_WAY and s.get("job")]
     queue = scheduler.queue() if jobs else {}
@@ -72,16 +72,11 @@ def _row(folder: Path, status: dict[str, Any], queue: dict[str, str], gone: dict
             error = f"job {job}: {how}" + (" (saved)" if saved else "")
     elif state == "running" and status.get("host") == socket.gethostname() and not _alive(status["pid"]):
         state, error = "killed", f"process {status['pid']} is gone"
-    elif state == "running" and status.get("host") != socket.gethostname() and (silent := _silence(folder)) > SILENCE:
+    elif state == "running" and status.get("host") != socket.gethostname() and (silent := silence(folder)) > SILENCE:
         state, error = "killed", f"nothing heard from {status.get('host')} for {silent / 60:.0f} minutes"
     elif state == "preempted":
         state, error = "cancelled", "told to stop; saved"
     return Row(folder, state, status, error)
-
-
-def _silence(folder: Path) -> float:
-    """Seconds since the run, which touches its status as long as it lives, was heard of."""
-    return time.time() - (folder / "status.json").stat().st_mtime
 
 
 def _alive(pid: int) -> bool:

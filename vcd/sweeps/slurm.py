@@ -70,6 +70,7 @@ def resubmit(sweep: Path, rows: list[Row]) -> int:
     jobs = [Job(row.folder.resolve(), row.status["command"], row.status["cwd"]) for row in rows
             if row.state in DEAD and row.status.get("command")]  # fmt: skip
     for job in jobs:
+        (job.folder / "job").unlink(missing_ok=True)
         job.mark("queued", job=None, host=None, pid=None, error="")
     if jobs:
         submit(jobs, settings=json.loads(settings.read_text()), sweep=str(sweep))
