@@ -67,12 +67,22 @@ def machine() -> dict[str, Any]:
 
 def report(title: str, rows: Sequence[dict[str, Any]], out: Path | None) -> None:
     """Print the rows as a Markdown table, and write them, where asked, with the machine."""
+    show(title, rows)
+    save(title, rows, out)
+
+
+def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print the rows as a Markdown table, with the machine."""
     heads = list(dict.fromkeys(key for row in rows for key in row))
     print(f"\n{title}; {', '.join(f'{key} {value}' for key, value in machine().items())}\n")
     print("| " + " | ".join(heads) + " |")
     print("| --- " * len(heads) + "|")
     for row in rows:
-        print("| " + " | ".join(_cell(row.get(head)) for head in heads) + " |")
+        print("| " + " | ".join(_cell(row.get(head)) for head in heads) + " |", flush=True)
+
+
+def save(title: str, rows: Sequence[dict[str, Any]], out: Path | None) -> None:
+    """Write the rows as JSON, with the machine, where asked."""
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({"title": title, "machine": machine(), "rows": list(rows)}, indent=1) + "\n")

@@ -1,7 +1,9 @@
 """What training takes and what it is given: memory that is counted, precision that is chosen."""
 
 import copy
+import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,3 +88,27 @@ def test_a_run_says_what_it_takes_and_goes_on_in_the_precision_it_began_with(com
     (run / "status.json").write_text((run / "status.json").read_text().replace("finished", "failed"))
     again = command("train", *own, "trainer.max_steps=20", "runs=a", cwd=tmp_path)
     assert again.returncode == 0 and f"precision: {chosen} (as the run began)" in again.stdout, again.stderr
+
+
+def test_gradients_are_clipped_in_bf16_before_the_fused_step(vwd):
+    from pytorch_lightning.plugins.precision import MixedPrecision
+
+    (optimizer,), _ = vwd.configure_optimizers()
+    assert optimizer.defaults["fused"]
+    vwd.losses(batch_of(vwd, 4)).total.backward()
+    MixedPrecision("bf16-mixed", "cpu").clip_gradients(optimizer, 0.01)
+    norm = torch.stack([p.grad.norm() for p in vwd.parameters() if p.grad is not None]).norm()
+    assert norm <= 0.0101
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_bf16_reaches_the_validation_loss_of_float32_within_a_percent(command, tmp_path):
+    arguments = ["dataset=digits", "model=vwd", "prior=independent", "trainer.max_steps=200", "trainer.val_check_interval=200",
+                 "callbacks.pictures.n=1", "trainer.enable_progress_bar=false"]  # fmt: skip
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        process = command("train", *arguments, f"trainer.precision={precision}", cwd=tmp_path, OMP_NUM_THREADS="1")
+        assert process.returncode == 0, process.stderr
+        losses.append(json.loads((Path(process.stdout.split()[-1]).parent / "status.json").read_text())["val_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.01) and losses[1] != losses[0]
