@@ -11,7 +11,7 @@ from torch import nn
 from vcd.cli import CONF, explain
 from vcd.errors import UserError
 from vcd.networks import injection
-from vcd.networks.blocks import Attention, LevelEmbedding, ResBlock
+from vcd.networks.blocks import Attention, LevelEmbedding, ResBlock, Up
 from vcd.networks.encoder import Encoder
 from vcd.networks.unet import UNet
 
@@ -209,6 +209,21 @@ def test_the_embedding_tells_all_levels_apart(levels, dim):
         out = embedding(t)
     torch.testing.assert_close(out, embedding.mlp(expected), rtol=0, atol=1e-5)
     assert out.shape == (levels + 1, 64) and torch.pdist(out).min() > 1e-5
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 6), (7, 7), (8, 5), (2, 2), (1, 1)])
+def test_doubling_is_a_nearest_neighbour_and_a_convolution_in_value_and_gradient(size):
+    up = scramble(Up(3)).double()
+    x = torch.randn(2, 3, *((side + 1) // 2 for side in size), dtype=torch.float64, requires_grad=True)
+    doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, : size[0], : size[1]]
+    found, plain = up(x, size), up.conv(doubled)
+    torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(plain)
+    inputs = (x, *up.parameters())
+    for a, b in zip(torch.autograd.grad((found * weights).sum(), inputs),
+                    torch.autograd.grad((plain * weights).sum(), inputs), strict=True):  # fmt: skip
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert set(up.state_dict()) == {"conv.weight", "conv.bias"}
 
 
 # --- the encoder ------------------------------------------------------------------------------------------------------

@@ -98,15 +98,27 @@ class Stage(nn.Module):
 
 
 class Up(nn.Module):
-    """Nearest-neighbour doubling, cropped to the size of the skip it meets, and a convolution."""
+    """Nearest-neighbour doubling, cropped to the size of the skip it meets, and a 3x3 convolution.
+
+    Without a crop both are one transposed convolution with stride 2, whose 4x4 kernel is the sum of what the 3x3 kernel
+    sees of a doubled pixel: the same function of the same parameters for 4/9 of the multiplications.
+    """
+
+    spread: Tensor  # (4, 3): which of the three weights meet a pixel, for each of the four outputs that it reaches
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        spread = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+        self.register_buffer("spread", spread, persistent=False)
 
     def forward(self, x: Float[Tensor, "b c h w"], size: Sequence[int]) -> Float[Tensor, "b c h2 w2"]:
+        height, width = size
+        if (height, width) == (2 * x.shape[2], 2 * x.shape[3]):
+            kernel = torch.einsum("ak,oikl,bl->ioab", self.spread, self.conv.weight, self.spread)
+            return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return self.conv(x[:, :, : size[0], : size[1]])
+        return self.conv(x[:, :, :height, :width])
 
 
 class DownPath(nn.Module):
