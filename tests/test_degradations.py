@@ -282,6 +282,15 @@ def test_composing_is_applying_one_after_the_other(part):
     torch.testing.assert_close(D(x0, t, eps), fade(first(x0, t, eps), t), rtol=0, atol=2e-6)
 
 
+def test_a_diagonal_table_is_a_product_pixel_by_pixel():
+    assert build("black").diagonal and not build("blur").diagonal and not build("black_blur").stages[0].diagonal
+    D, t = SeparableLinear(torch.rand(7, 8, dtype=torch.float64).diag_embed()), torch.arange(7)
+    x = smooth_images(7, 2, 8)
+    A = D.table[t][:, None]
+    assert D.diagonal
+    torch.testing.assert_close(D.linear(x, t), A @ x @ A.mT, rtol=1e-6, atol=1e-6)
+
+
 def test_separable_parts_are_fused_and_keep_their_order():
     T, size, x0 = 3, 8, smooth_images(4, 1, 8)
     pixels = Pixelate(T=T, size=size, published=False)

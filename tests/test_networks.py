@@ -11,7 +11,7 @@ from torch import nn
 from vcd.cli import CONF, explain
 from vcd.errors import UserError
 from vcd.networks import injection
-from vcd.networks.blocks import Attention, LevelEmbedding, ResBlock
+from vcd.networks.blocks import Attention, Dropout, Entry, LevelEmbedding, ResBlock, Up
 from vcd.networks.encoder import Encoder
 from vcd.networks.unet import UNet
 
@@ -209,6 +209,64 @@ def test_the_embedding_tells_all_levels_apart(levels, dim):
         out = embedding(t)
     torch.testing.assert_close(out, embedding.mlp(expected), rtol=0, atol=1e-5)
     assert out.shape == (levels + 1, 64) and torch.pdist(out).min() > 1e-5
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 6), (7, 7), (8, 5), (2, 2), (1, 1)])
+def test_doubling_is_a_nearest_neighbour_and_a_convolution_in_value_and_gradient(size):
+    up = scramble(Up(3)).double()
+    x = torch.randn(2, 3, *((side + 1) // 2 for side in size), dtype=torch.float64, requires_grad=True)
+    doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, : size[0], : size[1]]
+    found, plain = up(x, size), up.conv(doubled)
+    torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(plain)
+    inputs = (x, *up.parameters())
+    for a, b in zip(torch.autograd.grad((found * weights).sum(), inputs),
+                    torch.autograd.grad((plain * weights).sum(), inputs), strict=True):  # fmt: skip
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert set(up.state_dict()) == {"conv.weight", "conv.bias"}
+
+
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 1 / 3, 0.999])
+def test_dropout_keeps_with_the_probability_it_says_and_the_mean_exactly(p):
+    dropout = Dropout(p)
+    assert abs(dropout.kept / 2**16 - (1 - p)) <= 2**-17 < 1e-4
+    every = torch.arange(2**16).to(torch.int16)  # each number of 16 bits once
+    assert (every < dropout.kept - 2**15).sum() == dropout.kept
+    values = dropout(torch.ones(100_003)).unique()
+    assert set(values.tolist()) <= {0.0, torch.tensor(2**16 / dropout.kept).item()}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropout_draws_every_value_on_its_own(layout):
+    """Shares and products of neighbours, along every axis, within 5 standard deviations; the gradient has the same mask."""
+    x = torch.ones(8, 16, 33, 37).contiguous(memory_format=layout).requires_grad_()
+    y = Dropout(0.2)(x)
+    assert y.stride() == x.stride()
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, y)
+    kept = (y > 0).double() - 0.8
+    assert abs(kept.mean()) < 5 * (0.16 / kept.numel()) ** 0.5
+    for axis in range(4):
+        assert abs((kept * kept.roll(1, axis)).mean()) < 5 * 0.16 / kept.numel() ** 0.5
+
+
+def test_dropout_does_nothing_outside_training_and_the_same_from_the_same_seed():
+    x, dropout = torch.randn(4, 3, 5), Dropout(0.5)
+    assert dropout.eval()(x) is x
+    dropout.train()
+    first, second = (torch.manual_seed(seed) and dropout(x) for seed in (1, 1))
+    assert torch.equal(first, second) and not torch.equal(first, dropout(x))
+    assert torch.equal(Dropout(0.0)(x), x) and (Dropout(1.0)(x) == 0).all()
+    with pytest.raises(ValueError, match="dropout probability"):
+        Dropout(1.5)
+
+
+def test_channels_last_is_no_part_of_the_result_or_of_the_checkpoint():
+    layer, x = scramble(Entry(3, 4, 3, padding=1)), torch.randn(2, 3, 8, 8)
+    assert torch.equal(layer(x), nn.functional.conv2d(x, layer.weight, layer.bias, padding=1))
+    assert layer(x).is_contiguous(memory_format=torch.channels_last)
+    network = unet()
+    assert all(p.is_contiguous() for p in network.parameters())
 
 
 # --- the encoder ------------------------------------------------------------------------------------------------------
