@@ -144,6 +144,8 @@ def degrading(reference: Reference, options: Any) -> list[dict[str, Any]]:
         for T in (6, 200):
             t = torch.randint(0, T, (options.batch,), device=options.device)
             for theirs, ours in DEGRADATIONS.items():
+                if ours not in options.degradations:
+                    continue
                 if "pixel" in theirs and shape["image_size"] < T:
                     continue  # it refuses
                 D = instantiate(config(*SIZES[size], f"degradation={ours}", f"T={T}").degradation).to(options.device)
@@ -174,6 +176,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, required=True, help="a checkout of the original")
     parser.add_argument("--sizes", nargs="+", default=["mnist", "cifar10"], choices=NETWORKS)
     parser.add_argument("--parts", nargs="+", default=["degrading", "sampling", "training"], choices=["degrading", "sampling", "training"])
+    parser.add_argument("--degradations", nargs="+", default=list(DEGRADATIONS.values()), choices=DEGRADATIONS.values())
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=1, help="training steps a round")
     parser.add_argument("overrides", nargs="*", help="of vcd.train, for ours")

@@ -14,6 +14,7 @@ QUICK = {
     "bench_degrade": ["--sizes", "28", "--steps", "--repeats", "1", "--batch", "2"],
     "bench_startup": ["--repeats", "1"],
     "bench_memory": ["--sizes"],
+    "bench_network": ["--sizes", "tiny", "--repeats", "1", "--batch", "2"],
     "bench_scaling": ["--growth", "batch", "--sizes", "--processes", "--repeats", "1", "--steps", "1"],
 }
 

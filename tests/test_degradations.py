@@ -282,12 +282,11 @@ def test_composing_is_applying_one_after_the_other(part):
     torch.testing.assert_close(D(x0, t, eps), fade(first(x0, t, eps), t), rtol=0, atol=2e-6)
 
 
-def test_a_diagonal_table_is_a_product_pixel_by_pixel():
-    assert build("black").diagonal and not build("blur").diagonal and not build("black_blur").stages[0].diagonal
-    D, t = SeparableLinear(torch.rand(7, 8, dtype=torch.float64).diag_embed()), torch.arange(7)
-    x = smooth_images(7, 2, 8)
+def test_a_multiple_of_the_identity_is_a_product_with_a_number():
+    assert build("black").scalar and not build("blur").scalar and not build("black_blur").stages[0].scalar
+    assert not SeparableLinear(torch.rand(7, 8, dtype=torch.float64).diag_embed()).scalar
+    D, t, x = build("black", 8), torch.arange(7), smooth_images(7, 2, 8)
     A = D.table[t][:, None]
-    assert D.diagonal
     torch.testing.assert_close(D.linear(x, t), A @ x @ A.mT, rtol=1e-6, atol=1e-6)
 
 

@@ -3,15 +3,20 @@
 import copy
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import SHORT, TINY
 from torch import nn
+from torch._inductor.exc import InvalidCxxCompiler
 
 from vcd import checkpoints, hardware, memory
 from vcd.batch import Degraded
+from vcd.cli import CONF
+from vcd.errors import UserError
 from vcd.models.base import Losses
 
 pytestmark = pytest.mark.usefixtures("seed")
@@ -72,6 +77,31 @@ def test_what_is_neither_cuda_nor_a_cpu_computes_in_float32():
 def test_free_memory_is_less_than_there_is():
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < memory.available(torch.device("cpu")) <= whole
+
+
+@pytest.mark.long
+def test_compiled_training_needs_two_graphs_a_module_whatever_the_levels_and_rollouts():
+    """One for training, one for the teacher: t, s and the shrinking batches of rollouts make no other; nothing breaks.
+
+    In a process of its own: the types that tests check would break the graphs.
+    """
+    script = subprocess.run([sys.executable, Path(__file__).with_name("compiled.py")], capture_output=True, text=True, timeout=280,
+                            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(CONF.parent), str(Path(__file__).parent)])})  # fmt: skip
+    assert script.returncode == 0, script.stderr
+    found = json.loads(script.stdout)
+    assert found["graphs"] == 4 and found["breaks"] == 0
+    assert len(found["sizes"]) > 2
+    assert found["names"]
+    assert found["compiled"] == pytest.approx(found["eager"], rel=1e-4)
+
+
+def test_compiling_without_a_compiler_is_one_sentence(vwd, monkeypatch):
+    def missing():
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", missing)
+    with pytest.raises(UserError, match=r"trainer.compile=true needs a C\+\+ compiler"):
+        hardware.compile_in_place(vwd)
 
 
 @pytest.mark.long

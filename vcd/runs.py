@@ -27,7 +27,7 @@ SILENCE = 300  # seconds after which it is taken for dead, where nothing else te
 # What may differ between two starts of one run: where things are and how they are watched, not what is computed.
 INCIDENTAL = (
     *("hydra", "runs", "run_dir", "data", "threads", "checkpoint_every", "keep_every", "logger", "callbacks", "dataset.source.root"),
-    *(f"trainer.{key}" for key in ("devices", "num_nodes", "strategy", "accelerator", "enable_progress_bar", "estimate_memory",
+    *(f"trainer.{key}" for key in ("devices", "num_nodes", "strategy", "accelerator", "enable_progress_bar", "estimate_memory", "compile",
                                    "log_every_n_steps", "val_check_interval")),
 )
 

@@ -19,8 +19,8 @@ class SeparableLinear(Degradation):
 
     Black is where fading ends, so it is the zero of the linear map. The constant is applied as
     BLACK (1 - r_t r_t^T), r_t the row sums of A_t: the same thing, but exactly x0 where A_t is the identity.
-    Subclasses compute their table in float64 and hand it over. Where every A_t is diagonal (fading), the product is
-    r_t r_t^T times the image, pixel by pixel.
+    Subclasses compute their table in float64 and hand it over. Where every A_t is a multiple of the identity (fading),
+    the product is one number times the image.
     """
 
     table: Tensor  # A, (T+1, H, H), float32
@@ -30,7 +30,7 @@ class SeparableLinear(Degradation):
         super().__init__(T=len(table) - 1)
         self.register_buffer("table", table.float())
         self.register_buffer("row_sums", table.sum(-1).float())
-        self.diagonal = torch.equal(table, torch.diag_embed(table.diagonal(dim1=1, dim2=2)))
+        self.scalar = torch.equal(table, table[:, :1, :1] * torch.eye(table.shape[-1], dtype=table.dtype))
 
     def forward(self, x0: Images, t: Levels, eps: Images | None = None) -> Images:
         """x_t in float32 (in float64 after `.double()`). UserError if the images are not as large as the table."""
@@ -43,15 +43,15 @@ class SeparableLinear(Degradation):
             h, w = x.shape[-2:]
             raise UserError(f"the degradation was built for {n}x{n} images but got {h}x{w}; check dataset.size")
         x = x.to(self.table.dtype)
-        if self.diagonal:
+        if self.scalar:
             return self._outer(t) * x
         with _full_precision(x.device):
             A = self.table[t][:, None]
             return A @ x @ A.mT
 
     def _outer(self, t: Levels) -> Float[Tensor, "b 1 n n"]:
-        """r_t r_t^T."""
-        r = self.row_sums[t]
+        """r_t r_t^T, or where all of its entries are one number, this: (b, 1, 1, 1)."""
+        r = self.row_sums[:, :1][t] if self.scalar else self.row_sums[t]
         return r[:, None, :, None] * r[:, None, None, :]
 
 
