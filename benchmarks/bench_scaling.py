@@ -31,7 +31,7 @@ MODELS = {
     "vcd": ["model=vcd"],
     "vcd as published": ["model=vcd", "perturbation=rollout_published", "perturbation.p_warmup=0.125"],
     "vwd": ["model=vwd"],
-    "ddpm": ["model=ddpm"],
+    "ddpm": ["model=ddpm", "sampler.steps=null"],
 }
 WIRES = {  # how many GPUs, and bytes a second of the slowest link of their ring: assumptions, of usual machines
     "8 of a node, 200 GB/s": (8, 200e9),
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="a round")
     parser.add_argument("--growth", nargs="*", default=list(SWEEPS), choices=SWEEPS)
     parser.add_argument("--sizes", nargs="*", default=["mnist", "cifar10", "afhq"], choices=SIZES, help="for several GPUs")
-    parser.add_argument("--processes", nargs="*", default=["dataset=digits", "network=mnist", "model=vwd", "batch_size=128"],
+    parser.add_argument("--processes", nargs="*", default=["dataset=digits", "network=mnist", "model=vwd", "batch_size=64"],
                         help="overrides of vcd.train for two processes; none: left out")  # fmt: skip
     parser.add_argument("--plot", type=Path)
     options = parse(parser)

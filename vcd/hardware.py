@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as L
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from vcd.errors import UserError
@@ -19,11 +20,15 @@ def trainer(
 ) -> L.Trainer:
     """Lightning's Trainer, of its own options. estimate_memory: `vcd.train` says beforehand what a step will take.
 
-    compile: the network and the encoder are compiled by torch.compile; a string names its backend.
+    compile: the network and the encoder are compiled by torch.compile; a string names its backend. UserError where
+    Lightning refuses an option, or SLURM has started other processes than devices and num_nodes say.
     """
     if compile:
         callbacks = [*callbacks, Compiled(backend="inductor" if compile is True else compile)]
-    return L.Trainer(callbacks=list(callbacks), **options)
+    try:
+        return L.Trainer(callbacks=list(callbacks), **options)
+    except (ValueError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 class Compiled(L.Callback):
