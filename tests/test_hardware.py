@@ -99,7 +99,7 @@ def test_compiled_training_needs_two_graphs_a_module_whatever_the_levels_and_rol
 def test_what_lightning_or_slurm_does_not_agree_to_is_one_sentence(monkeypatch):
     with pytest.raises(UserError, match="trainer: Precision 17 is invalid"):
         hardware.trainer(precision=17)
-    for key, value in {"NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
+    for key, value in {"NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{key}", value)
     with pytest.raises(UserError, match="ntasks-per-node=1"):
         hardware.trainer(accelerator="cpu", strategy="ddp", devices=2, plugins=[SLURMEnvironment(auto_requeue=False)])
