@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SHORT, TINY
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import nn
 from torch._inductor.exc import InvalidCxxCompiler
 
@@ -99,10 +98,10 @@ def test_compiled_training_needs_two_graphs_a_module_whatever_the_levels_and_rol
 def test_what_lightning_or_slurm_does_not_agree_to_is_one_sentence(monkeypatch):
     with pytest.raises(UserError, match="trainer: Precision 17 is invalid"):
         hardware.trainer(precision=17)
-    for key, value in {"NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
-        monkeypatch.setenv(f"SLURM_{key}", value)
-    with pytest.raises(UserError, match="ntasks-per-node=1"):
-        hardware.trainer(accelerator="cpu", strategy="ddp", devices=2, plugins=[SLURMEnvironment(auto_requeue=False)])
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    with pytest.raises(UserError, match=r"started 1 processes, .* are 2: set hydra.launcher.tasks_per_node=2 and"):
+        hardware.trainer(accelerator="cpu", strategy="ddp", devices=2)
+    assert hardware.trainer(accelerator="cpu", devices=1).num_devices == 1
 
 
 def test_compiling_without_a_compiler_is_one_sentence(vwd, monkeypatch):

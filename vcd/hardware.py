@@ -1,5 +1,6 @@
 """What training runs on, and what it runs fastest with."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,9 +27,14 @@ def trainer(
     if compile:
         callbacks = [*callbacks, Compiled(backend="inductor" if compile is True else compile)]
     try:
-        return L.Trainer(callbacks=list(callbacks), **options)
+        made = L.Trainer(callbacks=list(callbacks), **options)
     except (ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    started, devices, nodes = os.environ.get("SLURM_STEP_NUM_TASKS"), made.num_devices, made.num_nodes
+    if started is not None and int(started) != devices * nodes:
+        raise UserError(f"SLURM has started {started} processes, but trainer.devices={devices} and trainer.num_nodes={nodes} are "
+                        f"{devices * nodes}: set hydra.launcher.tasks_per_node={devices} and hydra.launcher.nodes={nodes}")  # fmt: skip
+    return made
 
 
 class Compiled(L.Callback):
