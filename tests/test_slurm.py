@@ -198,19 +198,22 @@ def test_a_node_that_disappears_costs_what_was_not_saved(sweep, cluster, tmp_pat
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_what_cannot_run_leaves_the_rest_alone(sweep, cluster, tmp_path):
-    """A bad value, a loss that is not finite and missing data: each with its sentence and its traceback."""
+    """A bad value, a loss that is not finite, missing data and too few processes: each with its sentence and its traceback."""
     lr = "optimizer.lr=0.003,1e30"
     calm = ["trainer.gradient_clip_val=null", "network.unet.heads=1,3"]
     process = sweep("train", "--multirun", *LAUNCH, *FAST, *WARM, *calm, lr, "seed=0")
     assert process.returncode == 0, process.stderr
     missing = sweep("train", "--multirun", *LAUNCH, *FAST, *WARM, "dataset=folder", "dataset.path=nowhere", "seed=1")
     assert missing.returncode == 0, missing.stderr
+    alone = sweep("train", "--multirun", *LAUNCH, *FAST, *WARM, "trainer=ddp", "seed=2")
+    assert alone.returncode == 0, alone.stderr
     runs = tmp_path / "runs"
     cluster.until(runs, all_done)
     states = {path.parent: json.loads(path.read_text()) for path in runs.glob("*/status.json")}
     finished = [s for s in states.values() if s["state"] == "finished"]
     errors = sorted(s["error"] for s in states.values() if s["state"] == "failed")
-    assert len(finished) == 1 and len(errors) == 4, states
+    assert len(finished) == 1 and len(errors) == 5, states
+    assert sum("set hydra.launcher.tasks_per_node=2" in e for e in errors) == 1
     assert sum("heads=3" in e for e in errors) == 2 and sum("no longer finite" in e for e in errors) == 1 and "nowhere" in "".join(errors)
     assert all("Traceback" in (folder / "error.txt").read_text() for folder, s in states.items() if s["state"] == "failed")
     assert sweep("sweep", "status", "runs").returncode == 1
