@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from bench_train import Subject
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, ScalarFormatter
 from measure import arguments, parse, save, show
 from torch import distributed
 from variants import SIZES, config, data, model
@@ -131,6 +132,8 @@ def draw(tables: dict[str, list[dict[str, Any]]], picture: Path) -> None:
             axis.plot(x, [row[column] for row in rows], marker="o", label=column.removesuffix(" ms"))
         axis.set(xscale="log", yscale="log", xlabel=what, ylabel="ms a step")
         axis.set_xticks(x, [str(value) for value in x])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter(ScalarFormatter())
         axis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
