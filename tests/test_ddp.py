@@ -89,7 +89,7 @@ def test_two_processes_train_are_killed_and_go_on_exactly_or_as_one(command, tmp
             alone = tmp_path / "alone"
             shutil.copytree(cwd, alone)
         process = command("train", *TWO, cwd=cwd)
-        assert process.returncode == 0, process.stderr
+        assert process.returncode == 0 and "Traceback" not in process.stderr, process.stderr  # of any of them
         folders[name] = only_run(cwd)
     expected, found = (torch.load(f / "last.ckpt", weights_only=True) for f in folders.values())
     for key in ("current_model_state", "state_dict", "optimizer_states"):

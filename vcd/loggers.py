@@ -43,10 +43,6 @@ class CSVMetrics(Logger):
         self._columns.update(dict.fromkeys(sorted(new)))
         self._rows.setdefault(step, {}).update(metrics)
 
-    def has(self, name: str, step: int) -> bool:
-        """Whether `name` was logged in the step that ended at `step`."""
-        return name in self._rows.get(step - 1, {})
-
     def before(self, step: int) -> dict[int, dict[str, float]]:
         """What was logged in the first `step` steps."""
         return {at: dict(row) for at, row in self._rows.items() if at < step}

@@ -132,8 +132,8 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
         for logger in loggers:
             logger.start(metrics.before(step), run.path / "pictures")
         trainer.fit(model, data, ckpt_path=run.last if run.last.exists() else None)
-        if trainer.global_step % trainer.val_check_batch == 0 and not metrics.has("val/loss", trainer.global_step):
-            trainer.validate(model, data, verbose=False)  # it was interrupted, and Lightning does not begin it again
+        if step == trainer.max_steps and step * trainer.accumulate_grad_batches % trainer.val_check_batch == 0:
+            trainer.validate(model, data, verbose=False)  # all was trained, but for this; Lightning does not begin it again
         preemption.listener.obey()  # told after the last step: what follows is repeated
         if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
             for path in (*sorted(run.path.glob("step-*.ckpt")), run.last):
