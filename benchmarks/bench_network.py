@@ -12,7 +12,7 @@ from measure import arguments, interleaved, parse, ratio, report
 from torch import nn
 from variants import SIZES, config, data, model
 
-from vcd.hardware import compile_in_place
+from vcd.callbacks.compiled import compile_in_place
 from vcd.networks.blocks import Dropout, Entry, Up
 from vcd.quiet import quiet
 

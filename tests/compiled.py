@@ -8,8 +8,9 @@ from conftest import TINY
 from hydra import compose, initialize_config_dir
 from torch._dynamo.utils import counters
 
-from vcd import checkpoints, hardware
+from vcd import checkpoints
 from vcd.batch import Degraded
+from vcd.callbacks.compiled import compile_in_place
 from vcd.cli import CONF
 from vcd.models.base import Diffusion
 from vcd.runs import register_resolvers
@@ -54,7 +55,7 @@ def main() -> None:
     Diffusion.restore = watched
     plain = train(eager, teachers[0], batches)
     for model in (compiled, teachers[1]):
-        hardware.compile_in_place(model, BACKEND)
+        compile_in_place(model, BACKEND)
     fast = train(compiled, teachers[1], batches)
     print(json.dumps({
         "eager": plain, "compiled": fast, "graphs": counters["stats"]["unique_graphs"], "breaks": sum(counters["graph_break"].values()),

@@ -15,6 +15,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from vcd import checkpoints, hardware, memory
 from vcd.batch import Degraded
+from vcd.callbacks.compiled import compile_in_place
 from vcd.cli import CONF
 from vcd.errors import UserError
 from vcd.models.base import Losses
@@ -110,7 +111,7 @@ def test_compiling_without_a_compiler_is_one_sentence(vwd, monkeypatch):
 
     monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", missing)
     with pytest.raises(UserError, match=r"trainer.compile=true needs a C\+\+ compiler"):
-        hardware.compile_in_place(vwd)
+        compile_in_place(vwd)
 
 
 @pytest.mark.long
