@@ -141,6 +141,24 @@ def test_gradients_are_clipped_in_bf16_before_the_fused_step(vwd):
     assert norm <= 0.0101
 
 
+def test_the_fused_step_is_adam(vwd):
+    """Whatever layout feature maps, and with them gradients, have: a fused step on tensors that lie otherwise is wrong."""
+    before, other, batch = copy.deepcopy(vwd), copy.deepcopy(vwd), batch_of(vwd, 16)
+    (fused,), _ = vwd.configure_optimizers()
+    group = fused.param_groups[0] | {"lr": 3e-3}  # past the warm-up
+    fused.param_groups[0]["lr"] = group["lr"]
+    plain = torch.optim.Adam(other.parameters(), lr=group["lr"], betas=group["betas"], eps=group["eps"], foreach=False)
+    for model, optimizer in ((vwd, fused), (other, plain)):
+        torch.manual_seed(0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model.losses(batch).total.backward()
+            optimizer.step()
+    for (name, mine), theirs in zip(vwd.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5, msg=name)
+    assert max(float((a - b).abs().max()) for a, b in zip(vwd.parameters(), before.parameters(), strict=True)) > 5e-3
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_bf16_reaches_the_validation_loss_of_float32_within_a_percent(command, tmp_path):
