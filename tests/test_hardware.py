@@ -148,14 +148,15 @@ def test_the_fused_step_is_adam(vwd):
     group = fused.param_groups[0] | {"lr": 3e-3}  # past the warm-up
     fused.param_groups[0]["lr"] = group["lr"]
     plain = torch.optim.Adam(other.parameters(), lr=group["lr"], betas=group["betas"], eps=group["eps"], foreach=False)
-    for model, optimizer in ((vwd, fused), (other, plain)):
-        torch.manual_seed(0)
-        for _ in range(3):
-            optimizer.zero_grad()
-            model.losses(batch).total.backward()
-            optimizer.step()
+    for _ in range(3):
+        fused.zero_grad()
+        vwd.losses(batch).total.backward()
+        for mine, theirs in zip(vwd.parameters(), other.parameters(), strict=True):
+            theirs.grad = mine.grad if mine.grad is None else mine.grad.contiguous().clone()
+        fused.step()
+        plain.step()
     for (name, mine), theirs in zip(vwd.named_parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6, msg=name)
     assert max(float((a - b).abs().max()) for a, b in zip(vwd.parameters(), before.parameters(), strict=True)) > 5e-3
 
 
