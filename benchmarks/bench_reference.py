@@ -1,11 +1,13 @@
 """python benchmarks/bench_reference.py --reference DIR: this code against the original implementation, side by side.
 
 DIR is a checkout of MaxFeucht/VariationalColdDiffusion. Both networks are built at the published size, with the same
-batch and threads; the rounds alternate. Exits with 1 where the parameter counts differ by more than 5 %. (The original
-embeds t and s side by side, this code adds them, and is 7 % smaller: here it has larger latents to make up.)
+batch and threads; the rounds alternate. "patch 2" is network.unet.patch=2, for VCD with our rollout. Exits with 1 where
+the parameter counts differ by more than 5 %. (The original embeds t and s side by side, this code adds them, and is 7 %
+smaller: here it has larger latents to make up.)
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import statistics
@@ -27,7 +29,7 @@ NETWORKS = {  # the sizes that its main.py builds, and the options of its config
     "mnist": dict(image_size=28, channels=1, num_res_blocks=2, attention_levels=(2,), dropout=0.1, ch_mult=(1, 2, 2), latent_dim=128, noise_scale=0.002),
     "cifar10": dict(image_size=32, channels=3, num_res_blocks=4, attention_levels=(2, 3), dropout=0.1, ch_mult=(1, 2, 2, 2), latent_dim=256, noise_scale=0.004),
 }  # fmt: skip
-LATENT = {"mnist": 192, "cifar10": 512}  # ours, for as many parameters
+LATENT = {("mnist", 1): 192, ("mnist", 2): 320, ("cifar10", 1): 512, ("cifar10", 2): 512}  # ours, by patch, for as many parameters
 DEGRADATIONS = {"noise": "noise", "blur": "blur", "black": "black", "black_blur": "black_blur", "blur_bansal": "gaussian_blur",
                 "black_blur_bansal": "black_gaussian_blur", "pixelation": "pixelate"}  # fmt: skip
 
@@ -80,12 +82,12 @@ def training(reference: Reference, options: Any) -> list[dict[str, Any]]:
     for size in options.sizes:
         for variant in ("vwd", "vcd"):
             theirs = reference.trainer(size, variant, options.device)
-            published = ["perturbation.p_warmup=0.125"] if variant == "vcd" else []
-            names = {"as published": [f"experiment={variant}_{size}", *published]}
+            more = [f"experiment={variant}_{size}", f"batch_size={options.batch}", *options.overrides]
+            names = {"as published": [*_equal(size, 1), *(["perturbation.p_warmup=0.125"] if variant == "vcd" else [])]}
             if variant == "vcd":
-                names["our rollout"] = [f"experiment={variant}_{size}", "perturbation=rollout"]
-            more = [_equal(size), f"batch_size={options.batch}", *options.overrides]
-            ours = {name: _subject([*o, *more], options.device) for name, o in names.items()}
+                names["our rollout"] = [*_equal(size, 1), "perturbation=rollout"]
+            names["patch 2"] = [*_equal(size, 2), *(["perturbation=rollout"] if variant == "vcd" else [])]
+            ours = {name: _subject([*more, *o], options.device) for name, o in names.items()}
             x = torch.rand(options.batch, NETWORKS[size]["channels"], *2 * [NETWORKS[size]["image_size"]])
             batches = [(x, None)] * options.steps
             slow = []
@@ -106,8 +108,8 @@ def training(reference: Reference, options: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _equal(size: str) -> str:
-    return f"network.encoder.latent={LATENT[size]}"
+def _equal(size: str, patch: int) -> list[str]:
+    return [f"network.unet.patch={patch}", f"network.encoder.latent={LATENT[size, patch]}"]
 
 
 def _subject(overrides: list[str], device: str) -> Subject:
@@ -121,18 +123,20 @@ def sampling(reference: Reference, options: Any) -> list[dict[str, Any]]:
         theirs = reference.network(size, "vwd", options.device).eval()
         sampler = reference.diffusion.Sampler(**reference.options(size, "vwd", options.device))
         prior = torch.randn(options.batch, NETWORKS[size]["latent_dim"], device=options.device)
-        ours = model(config(f"experiment=vwd_{size}", _equal(size)), options.device).eval()
+        ours = {patch: model(config(f"experiment=vwd_{size}", *_equal(size, patch), *options.overrides), options.device).eval() for patch in (1, 2)}
 
         def reference_samples(sampler=sampler, theirs=theirs, prior=prior, size=size) -> None:
             with _silence():
                 sampler.sample_x_T(options.batch, NETWORKS[size]["channels"], NETWORKS[size]["image_size"])
                 sampler.sample(model=theirs, generate=True, batch_size=options.batch, prior=prior, t_diff=1)
 
-        def our_samples(ours=ours) -> None:
-            ours.sample(PerImage(0, range(options.batch), ours.device), most=2)
+        def our_samples(of) -> None:
+            of.sample(PerImage(0, range(options.batch), of.device), most=2)
 
-        taken = interleaved({"reference": reference_samples, "ours": our_samples}, options.repeats, options.device)
-        rows.append(_row(f"{options.batch} samples, {size}", taken))
+        calls = {"reference": reference_samples, **{patch: functools.partial(our_samples, of) for patch, of in ours.items()}}
+        taken = interleaved(calls, options.repeats, options.device)
+        for patch, name in ((1, ""), (2, ", patch 2")):
+            rows.append(_row(f"{options.batch} samples, {size}{name}", {"reference": taken["reference"], "ours": taken[patch]}))
     return rows
 
 

@@ -7,6 +7,7 @@ import torch
 from conftest import scramble
 from hydra.utils import instantiate
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vcd.cli import CONF, explain
 from vcd.errors import UserError
@@ -262,11 +263,55 @@ def test_dropout_does_nothing_outside_training_and_the_same_from_the_same_seed()
 
 
 def test_channels_last_is_no_part_of_the_result_or_of_the_checkpoint():
-    layer, x = scramble(Entry(3, 4, 3, padding=1)), torch.randn(2, 3, 8, 8)
+    layer, x = scramble(Entry(3, 4, patch=1)), torch.randn(2, 3, 8, 8)
     assert torch.equal(layer(x), nn.functional.conv2d(x, layer.weight, layer.bias, padding=1))
     assert layer(x).is_contiguous(memory_format=torch.channels_last)
     network = unet()
     assert all(p.is_contiguous() for p in network.parameters())
+
+
+# --- positions of several pixels --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+@pytest.mark.parametrize("network", [unet, encoder])
+def test_patches_are_channels_of_a_smaller_image(network, patch):
+    whole = scramble(network(size=8, channels=2, patch=patch)).eval()
+    small = network(size=8 // patch, channels=2 * patch**2).eval()
+    small.load_state_dict(whole.state_dict())
+    x, t, s = inputs(8, channels=2)
+    if network is unet:
+        out, expected = whole(x, t, s, None), small(cut(x, patch), t, s, None)
+        assert out.shape == x.shape
+        torch.testing.assert_close(cut(out, patch), expected)
+    else:
+        x_s = torch.randn_like(x)
+        q, expected = whole(x, x_s, t, s), small(cut(x, patch), cut(x_s, patch), t, s)
+        torch.testing.assert_close((q.mean, q.stddev), (expected.mean, expected.stddev))
+
+
+def cut(x: torch.Tensor, patch: int) -> torch.Tensor:
+    """Every patch as the channels of one pixel, written out: channel, row in the patch, column in the patch."""
+    squares = [x[:, c : c + 1, i::patch, j::patch] for c in range(x.shape[1]) for i in range(patch) for j in range(patch)]
+    return torch.cat(squares, dim=1)
+
+
+def test_patches_of_2x2_take_a_quarter_of_the_multiplications():
+    x, t, s = inputs(32)
+    counts = []
+    for patch in (1, 2):
+        network = unet(size=32, dim=32, attention=[], patch=patch)
+        with FlopCounterMode(display=False) as counter:
+            network(x, t, s, None)
+        counts.append(counter.get_total_flops())
+    assert 0.23 < counts[1] / counts[0] < 0.27
+
+
+@pytest.mark.parametrize("network", [unet, encoder])
+@pytest.mark.parametrize("patch", [0, -2, 3, 16])
+def test_patches_that_do_not_tile_the_image_are_refused(network, patch):
+    with pytest.raises(UserError, match=rf"network.unet.patch={patch} does not divide the side of the images, dataset.size=8"):
+        network(size=8, patch=patch)
 
 
 # --- the encoder ------------------------------------------------------------------------------------------------------
@@ -307,7 +352,7 @@ def test_the_encoder_reads_both_images_and_both_levels():
 @pytest.mark.parametrize("network", [unet, encoder])
 def test_too_many_halvings_are_refused(network):
     network(8, mults=[1, 1, 1, 1], attention=[])  # 8, 4, 2, 1
-    with pytest.raises(UserError, match=r"network.mults=\[1, 1, 1, 1, 1\] halves .* than dataset.size allows"):
+    with pytest.raises(UserError, match=r"network.mults=\[1, 1, 1, 1, 1\] halves .* than dataset.size and network.unet.patch allow"):
         network(8, mults=[1, 1, 1, 1, 1], attention=[])
 
 

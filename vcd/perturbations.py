@@ -118,8 +118,13 @@ class Rollout(Perturbation):
         kept = torch.rand(t.shape, device=t.device) < self.true_share
         return torch.where(kept, t, (t + J.clamp(max=self.most or T).long()).clamp(max=T))
 
-    @torch.no_grad()
     def __call__(self, batch, model):
+        v = self.noisy(self.reached(batch, model))
+        return Shown(v, v)
+
+    @torch.no_grad()
+    def reached(self, batch: Degraded, model: "Diffusion") -> Float[Tensor, "b c h w"]:
+        """xhat_t, or x_t where the last return to the true path was at t."""
         teacher = model.teacher(warm=model.step < self.warmup)
         D, sampler = teacher.degradation, teacher.sampler
         k = self.starts(batch.t, D.T, self.probability(model.step))
@@ -137,10 +142,9 @@ class Rollout(Perturbation):
             noise = torch.randn_like(v) if sampler.stochastic else None
             x = torch.cat([sampler.step(teacher, v, level, level - 1, z, noise)[0][:n], x[n:]])
             k = torch.cat([k[:n] - 1, k[n:]])
-        shown = torch.empty_like(x)
-        shown[order] = x
-        v = self.noisy(shown)
-        return Shown(v, v)
+        reached = torch.empty_like(x)
+        reached[order] = x
+        return reached
 
 
 def _active(steps: Int[Tensor, " b"]) -> list[int]:

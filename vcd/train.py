@@ -161,7 +161,7 @@ def _precision(cfg: DictConfig, run: RunFolder, device: "torch.device") -> str:
     elif device.type == "cpu" and cfg.trainer.get("strategy"):
         chosen, why = "32-true", "several processes, whose trials could differ"
     else:
-        chosen, why = hardware.precision(device, width=cfg.network.unet.dim, size=cfg.dataset.size)
+        chosen, why = hardware.precision(device, width=cfg.network.unet.dim, size=cfg.dataset.size // cfg.network.unet.patch)
     log.info("precision: %s (%s)", chosen, why)
     run.config["trainer"]["precision"] = chosen  # what checkpoints say
     return chosen

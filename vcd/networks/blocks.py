@@ -44,10 +44,17 @@ class Dropout(nn.Dropout):
 
 
 class Entry(nn.Conv2d):
-    """The first convolution. On a CPU its output, and with it all that follows, is channels-last, which is faster there."""
+    """The first convolution, of squares of patch x patch pixels: (B,C,H,W) -> (B,C2,H/patch,W/patch).
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
-        h = super().forward(x)
+    On a CPU its output, and with it all that follows, is channels-last, which is faster there.
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, patch: int):
+        super().__init__(c_in * patch**2, c_out, 3, padding=1)
+        self.patch = patch
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        h = super().forward(F.pixel_unshuffle(x, self.patch))
         return h.contiguous(memory_format=torch.channels_last) if h.device.type == "cpu" else h
 
 
@@ -150,18 +157,18 @@ class Up(nn.Module):
 
 
 class DownPath(nn.Module):
-    """The way down: a convolution, then per resolution `blocks` stages and a halving (not after the last).
+    """The way down: `Entry`, then per resolution `blocks` stages and a halving (not after the last).
 
     Returns every feature map; the last is the coarsest. `channels` lists the width of each, for the skips.
     """
 
     def __init__(
         self, *, c_in: int, dim: int, mults: Sequence[int], attention: Sequence[int], blocks: int, emb: int,
-        dropout: float, film: bool, heads: int,
+        dropout: float, film: bool, heads: int, patch: int,
     ):  # fmt: skip
         super().__init__()
         c = dim * mults[0]
-        self.layers = nn.ModuleList([Entry(c_in, c, 3, padding=1)])
+        self.layers = nn.ModuleList([Entry(c_in, c, patch=patch)])
         self.channels = [c]
         for level, mult in enumerate(mults):
             for _ in range(blocks):
@@ -182,10 +189,13 @@ class DownPath(nn.Module):
         return maps
 
 
-def coarsest(size: int, mults: Sequence[int]) -> int:
-    """Side of the coarsest feature map; UserError when the image is too small to be halved that often."""
+def coarsest(size: int, mults: Sequence[int], patch: int) -> int:
+    """Side of the coarsest feature map; UserError where the image has no such patches or cannot be halved that often."""
+    if patch < 1 or size % patch:
+        raise UserError(f"network.unet.patch={patch} does not divide the side of the images, dataset.size={size}")
+    size //= patch
     for _ in range(len(mults) - 1):
         if size < 2:
-            raise UserError(f"network.mults={list(mults)} halves the image more often than dataset.size allows; shorten it")
+            raise UserError(f"network.mults={list(mults)} halves the image more often than dataset.size and network.unet.patch allow; shorten it")
         size = (size + 1) // 2
     return size

@@ -19,17 +19,18 @@ class Encoder(nn.Module):
 
     def __init__(
         self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[int], attention: Sequence[int],
-        blocks: int, latent: int, dropout: float = 0.0, heads: int = 1, film: bool = True,
+        blocks: int, latent: int, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
     ):  # fmt: skip
         super().__init__()
+        side = coarsest(size, mults, patch)
         self.latent = latent
         dim = dim // 2
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.down = DownPath(c_in=2 * channels, dim=dim, mults=mults, attention=attention, blocks=blocks, emb=emb,
-                             dropout=dropout, film=film, heads=heads)  # fmt: skip
-        self.head = nn.Linear(self.down.channels[-1] * coarsest(size, mults) ** 2, 2 * latent)
+                             dropout=dropout, film=film, heads=heads, patch=patch)  # fmt: skip
+        self.head = nn.Linear(self.down.channels[-1] * side**2, 2 * latent)
 
     def forward(
         self,

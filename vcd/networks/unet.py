@@ -16,16 +16,19 @@ class UNet(nn.Module):
     """(x_t (B,C,H,W), t (B,), s (B,), z (B,d) or None, which is 0) -> (B,C,H,W); zero at the start of training.
 
     dim: width; mults: width of each resolution in units of dim; attention: the resolutions (0 the finest) that have
-    it; blocks: residual blocks a resolution; film: see ResBlock; injection: where z enters, None for no latents.
+    it; blocks: residual blocks a resolution; film: see ResBlock; injection: where z enters, None for no latents;
+    patch: side of the squares of pixels that are one position (Dosovitskiy et al. 2021; in U-Nets Hoogeboom et al.
+    2023, arXiv:2301.11093, section 3.2).
     """
 
     def __init__(
         self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[int], attention: Sequence[int],
         blocks: int, dropout: float = 0.0, heads: int = 1, film: bool = True, injection: Injection | None = None,
+        patch: int = 1,
     ):  # fmt: skip
         super().__init__()
-        coarsest(size, mults)
-        self.size, self.channels = size, channels
+        coarsest(size, mults, patch)
+        self.size, self.channels, self.patch = size, channels, patch
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
@@ -40,7 +43,7 @@ class UNet(nn.Module):
         if injection is not None:
             injection.bind(emb=emb, maps=maps, bottleneck=maps[-1])
             emb += injection.extra
-        self.down = DownPath(c_in=channels, dim=dim, mults=mults, attention=attention, blocks=blocks, **widths(emb))
+        self.down = DownPath(c_in=channels, dim=dim, mults=mults, attention=attention, blocks=blocks, patch=patch, **widths(emb))
         c = self.down.channels[-1]
         self.middle = nn.ModuleList(
             [
@@ -57,7 +60,7 @@ class UNet(nn.Module):
                 c = c_out
             if level > 0:
                 self.up.append(Up(c))
-        self.norm, self.out = group_norm(c), zero(nn.Conv2d(c, channels, 3, padding=1))
+        self.norm, self.out = group_norm(c), zero(nn.Conv2d(c, channels * patch**2, 3, padding=1))
 
     def forward(
         self, x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], s: Int[Tensor, " b"], z: Float[Tensor, "b d"] | None
@@ -83,4 +86,4 @@ class UNet(nn.Module):
         h = self.middle[1](h, emb)
         for layer in self.up:
             h = layer(h, skips[-1].shape[2:]) if isinstance(layer, Up) else layer(torch.cat([h, skips.pop()], 1), emb)
-        return self.out(F.silu(self.norm(h))).float()
+        return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch).float()
