@@ -13,6 +13,7 @@ import os
 import statistics
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,7 @@ def _gaussian(size: tuple[int, int], sigma: tuple[float, float]) -> torch.Tensor
     return torch.outer(*(side / side.sum() for side in sides))
 
 
-def training(reference: Reference, options: Any) -> list[dict[str, Any]]:
-    rows = []
+def training(reference: Reference, options: Any) -> Iterator[dict[str, Any]]:
     for size in options.sizes:
         for variant in ("vwd", "vcd"):
             theirs = reference.trainer(size, variant, options.device)
@@ -102,10 +102,9 @@ def training(reference: Reference, options: Any) -> list[dict[str, Any]]:
                 fast = subject.steps[options.steps :]  # the first round warms up
                 fast = [statistics.mean(fast[i : i + options.steps]) for i in range(0, len(fast), options.steps)]
                 weights = [sum(p.numel() for p in m.parameters()) for m in (theirs.model, subject.model)]
-                rows.append({"what": f"training step, {variant}, {size}, {name}", "reference ms": 1e3 * statistics.median(slow),
-                             "ours ms": 1e3 * statistics.median(fast), "times": ratio(slow, fast),
-                             "parameters, reference": weights[0], "ours": weights[1]})  # fmt: skip
-    return rows
+                yield {"what": f"training step, {variant}, {size}, {name}", "reference ms": 1e3 * statistics.median(slow),
+                       "ours ms": 1e3 * statistics.median(fast), "times": ratio(slow, fast),
+                       "parameters, reference": weights[0], "ours": weights[1]}  # fmt: skip
 
 
 def _equal(size: str, patch: int) -> list[str]:
@@ -117,8 +116,7 @@ def _subject(overrides: list[str], device: str) -> Subject:
     return Subject(cfg, model(cfg, device))
 
 
-def sampling(reference: Reference, options: Any) -> list[dict[str, Any]]:
-    rows = []
+def sampling(reference: Reference, options: Any) -> Iterator[dict[str, Any]]:
     for size in options.sizes:
         theirs = reference.network(size, "vwd", options.device).eval()
         sampler = reference.diffusion.Sampler(**reference.options(size, "vwd", options.device))
@@ -136,12 +134,10 @@ def sampling(reference: Reference, options: Any) -> list[dict[str, Any]]:
         calls = {"reference": reference_samples, **{patch: functools.partial(our_samples, of) for patch, of in ours.items()}}
         taken = interleaved(calls, options.repeats, options.device)
         for patch, name in ((1, ""), (2, ", patch 2")):
-            rows.append(_row(f"{options.batch} samples, {size}{name}", {"reference": taken["reference"], "ours": taken[patch]}))
-    return rows
+            yield _row(f"{options.batch} samples, {size}{name}", {"reference": taken["reference"], "ours": taken[patch]})
 
 
-def degrading(reference: Reference, options: Any) -> list[dict[str, Any]]:
-    rows = []
+def degrading(reference: Reference, options: Any) -> Iterator[dict[str, Any]]:
     for size in options.sizes:
         shape = NETWORKS[size]
         x = torch.rand(options.batch, shape["channels"], shape["image_size"], shape["image_size"], device=options.device)
@@ -159,8 +155,7 @@ def degrading(reference: Reference, options: Any) -> list[dict[str, Any]]:
                 eps = torch.randn_like(x) if theirs == "noise" else None
                 taken = interleaved({"reference": lambda E=E, t=t, e=eps, x=x: E.degrade(x, t, noise=e),
                                      "ours": lambda D=D, t=t, e=eps, x=x: D(x, t + 1, e)}, 5 * options.repeats, options.device)  # fmt: skip
-                rows.append(_row(f"degradation {ours}, {size}, T={T}, batch {options.batch}", taken))
-    return rows
+                yield _row(f"degradation {ours}, {size}, T={T}, batch {options.batch}", taken)
 
 
 def _row(what: str, taken: dict[str, list[float]]) -> dict[str, Any]:
@@ -187,7 +182,10 @@ def main() -> None:
     options = parse(parser)
     quiet()
     reference = Reference(options.reference)
-    rows = [row for part in options.parts for row in globals()[part](reference, options)]
+    rows = []
+    for row in (row for part in options.parts for row in globals()[part](reference, options)):
+        print(f"{row['what']}: {row['times']:.3g} times", file=sys.stderr, flush=True)
+        rows.append(row)
     report("The original against this code (times: how many times as fast)", rows, options.out)
     odd = [row["what"] for row in rows if "ours" in row and abs(row["ours"] / row["parameters, reference"] - 1) > 0.05]
     if odd:
