@@ -40,6 +40,27 @@ def test_processes_run_side_by_side_and_one_that_is_killed_harms_none(command, t
 
 
 @pytest.mark.long
+def test_sigterm_for_those_who_wait_is_passed_on_to_the_runs(tmp_path):
+    arguments = ["--multirun", "launcher=processes", *FAST, *WARM, "trainer.max_steps=1000000", "seed=7,8"]
+    waiting = subprocess.Popen([sys.executable, "-m", "vcd.train", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(going := [row for row in read_if_there(tmp_path / "runs") if row.status.get("step")]) < 2:
+        assert waiting.poll() is None and time.monotonic() < deadline
+        time.sleep(0.5)
+    waiting.send_signal(signal.SIGTERM)
+    assert waiting.wait(60) == 128 + signal.SIGTERM
+    assert {(row.state, row.error) for row in read(tmp_path / "runs")} == {("cancelled", "told to stop; saved")}
+    for row in going:
+        assert torch_step(row.folder) >= row.status["step"]
+        with pytest.raises(ProcessLookupError):
+            os.kill(row.status["pid"], 0)
+
+
+def read_if_there(sweep):
+    return read(sweep) if any(sweep.glob("*/status.json")) else []
+
+
+@pytest.mark.long
 def test_sigterm_saves_within_the_step_and_the_same_command_goes_on(command, tmp_path):
     (tmp_path / "sabotage.py").write_text(SABOTAGE.replace("signal.SIGKILL)", "signal.SIGTERM)"))
     kill = "+callbacks.kill={_target_: sabotage.Kill, hook: on_train_batch_start, at: 14}"

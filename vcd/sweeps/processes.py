@@ -22,10 +22,12 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.2f} of {total:.0f} runs [{elapsed}<
 def train(commands: Mapping[Path, Sequence[str]], *, processes: int, sweep: Path) -> dict[Path, int]:
     """`vcd.train` with every command, `processes` at a time; exit codes. What they print is added to the files named.
 
-    Threads and GPUs are shared out. The bar moves within runs, by what their folders in `sweep` say.
+    Threads and GPUs are shared out. The bar moves within runs, by what their folders in `sweep` say. SIGTERM is passed
+    on: the runs save and stop. (Ctrl-C reaches them anyway.)
     """
     gpus = _gpus()
     threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    under_way: set[subprocess.Popen] = set()
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(processes):
         slots.put(slot)
@@ -37,19 +39,30 @@ def train(commands: Mapping[Path, Sequence[str]], *, processes: int, sweep: Path
             environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
         line = [sys.executable, "-m", "vcd.train", *command, "trainer.enable_progress_bar=false"]
         with open(printed, "a") as file:
-            code = subprocess.run(line, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+            process = subprocess.Popen(line, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        under_way.add(process)
+        code = process.wait()
+        under_way.remove(process)
         slots.put(slot)
         return code
 
+    def stop(signum: int, frame: object) -> None:
+        for process in list(under_way):
+            process.send_signal(signum)
+        raise SystemExit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, stop)
     with tqdm(total=len(commands), desc="training", bar_format=BAR) as bar, ThreadPoolExecutor(processes) as pool:
         futures = {printed: pool.submit(one, printed, command) for printed, command in commands.items()}
         try:
             while wait(futures.values(), timeout=2).not_done:
                 bar.n = sum(future.done() for future in futures.values()) + _under_way(sweep)
                 bar.refresh()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             pool.shutdown(cancel_futures=True)
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
         bar.n = len(futures)
     return {printed: future.result() for printed, future in futures.items()}
 
