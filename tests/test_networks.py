@@ -76,6 +76,18 @@ def test_t_and_s_are_read_and_told_apart():
 
 
 @pytest.mark.parametrize("film", [True, False])
+@pytest.mark.parametrize("inject", INJECTIONS, ids=lambda c: c.__name__)
+def test_without_gradients_the_result_is_the_same_and_what_was_given_stays(film, inject):
+    network = scramble(unet(film=film, inject=inject(latent=LATENT))).eval()
+    (x, t, s), z = inputs(), torch.randn(3, LATENT)
+    given = x.clone(), z.clone()
+    expected = network(x, t, s, z)
+    with torch.no_grad():
+        assert torch.equal(network(x, t, s, z), expected)
+    assert torch.equal(x, given[0]) and torch.equal(z, given[1])
+
+
+@pytest.mark.parametrize("film", [True, False])
 def test_every_parameter_takes_part(film):
     for inject in INJECTIONS:
         network, (x, t, s) = scramble(unet(inject=inject(latent=LATENT), film=film)), inputs()

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vcd.errors import UserError
-from vcd.networks.blocks import DownPath, LevelEmbedding, Stage, Up, coarsest, group_norm, zero
+from vcd.networks.blocks import DownPath, LevelEmbedding, Stage, Up, coarsest, group_norm, silu, zero
 from vcd.networks.injection import Injection
 
 
@@ -86,4 +86,4 @@ class UNet(nn.Module):
         h = self.middle[1](h, emb)
         for layer in self.up:
             h = layer(h, skips[-1].shape[2:]) if isinstance(layer, Up) else layer(torch.cat([h, skips.pop()], 1), emb)
-        return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch).float()
+        return F.pixel_shuffle(self.out(silu(self.norm(h))), self.patch).float()
