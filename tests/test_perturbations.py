@@ -85,7 +85,7 @@ def rollout(**changes) -> Rollout:
 
 def is_noise_of(sigma: float, x: torch.Tensor) -> bool:
     """Whether the values are N(0, sigma^2), by mean, std and a Kolmogorov-Smirnov test."""
-    ks = scipy.stats.kstest(x.flatten().numpy(), "norm", args=(0, sigma)).pvalue
+    ks = scipy.stats.kstest((x / sigma).flatten().numpy(), "norm").pvalue
     return abs(x.mean()) < 5 * sigma / math.sqrt(x.numel()) and abs(x.std() / sigma - 1) < 0.03 and ks > 1e-3
 
 

@@ -70,7 +70,7 @@ def train(commands: Mapping[Path, Sequence[str]], *, processes: int, sweep: Path
 def _under_way(sweep: Path) -> float:
     """How much of the runs that are running is done, in runs."""
     running = [row.status for row in rows.any_of(sweep) if row.state == "running"]
-    return sum(status["step"] / status["steps"] for status in running if status.get("steps"))
+    return sum((status["step"] / status["steps"] for status in running if status.get("steps")), 0.0)
 
 
 def _gpus() -> list[str]:
