@@ -897,6 +897,8 @@ def test_seeds_of_one_configuration_are_one_variant(three):
 def test_two_variants_of_one_model_are_told_apart(tmp_path):
     paths = [folder(tmp_path, f"digits-vcd-{x}-seed0", "VCD", {"fcd_50": number(1.0)}) for x in ("blur-1", "black-2")]
     assert table_of(paths).rows == ["digits-vcd-blur-1", "digits-vcd-black-2"]
+    called = {paths[1]: "to black"}  # by vcd.compare's `train`
+    assert [v.name for v in tables.group([tables.read(path) for path in paths], called)] == ["digits-vcd-blur-1", "to black"]
 
 
 def test_seeds_of_one_configuration_are_one_variant_whatever_their_folders_are_called(three):

@@ -21,19 +21,21 @@ def main(cfg: DictConfig) -> None:
 
     quiet()
     out = Path(cfg.out)
-    folders = _folders(cfg)
+    folders, called = _folders(cfg), {}
     if cfg.train:
         variants, common = OmegaConf.to_container(cfg.train), [*cfg.common, f"data.root={cfg.data.root}"]
         if cfg.seconds:
             steps = making.steps_in(cfg.seconds, variants, common, out / "probes", cfg.processes)
             log.info("steps in %g seconds: %s", cfg.seconds, steps)
             variants = {name: [*o, f"trainer.max_steps={steps[name]}"] for name, o in variants.items()}
-        folders += making.train(variants, common, out / "runs", cfg.processes)
+        trained = making.train(variants, common, out / "runs", cfg.processes)
+        called = dict(zip(trained, variants, strict=True))
+        folders += trained
     if not folders:
         raise UserError("say what to compare: runs=[A,B], below=DIR or experiment=compare_mnist_cpu")
     if cfg.evaluate is not None:
         making.evaluate(folders, [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"], cfg.processes)
-    variants = table.group([table.read(folder, cfg.leave_out) for folder in folders])
+    variants = table.group([table.read(folder, cfg.leave_out) for folder in folders], called)
     found = table.table(variants)
     out.mkdir(parents=True, exist_ok=True)
     written = {"markdown": out / "table.md", "csv": out / "table.csv"}

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,15 +82,18 @@ def read(folder: Path, leave_out: Sequence[str] = ()) -> Run:
     return run
 
 
-def group(runs: list[Run]) -> list[Variant]:
-    """Runs whose configurations differ in the seed only are one variant, named by its model, or its folder where that
-    is not enough."""
+def group(runs: list[Run], called: Mapping[Path, str] | None = None) -> list[Variant]:
+    """Runs whose configurations differ in the seed only are one variant, named by its model; where that is not enough, by
+    what its first folder is called in `called`, or by that folder."""
     keys: dict[str, list[Run]] = {}
     for run in {run.folder.resolve(): run for run in runs}.values():  # a run named twice is no second seed
         keys.setdefault(_configuration(run.folder), []).append(run)
     models = [group[0].subject["model"] for group in keys.values()]
-    folders = [group[0].folder.resolve().name.rpartition("-seed") for group in keys.values()]
-    names = [m if models.count(m) == 1 else stem or name for m, (stem, _, name) in zip(models, folders, strict=True)]
+    called = called or {}
+    folders = [group[0].folder for group in keys.values()]
+    stems = [folder.resolve().name.rpartition("-seed") for folder in folders]
+    told_apart = [called.get(folder) or stem or name for folder, (stem, _, name) in zip(folders, stems, strict=True)]
+    names = [m if models.count(m) == 1 else name for m, name in zip(models, told_apart, strict=True)]
     return [Variant(name, group) for name, group in zip(names, keys.values(), strict=True)]
 
 
