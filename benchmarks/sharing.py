@@ -1,8 +1,8 @@
 """Does VCD learn as well where several steps of the student share one rollout? A perturbation for vcd.compare.
 
-    PYTHONPATH=benchmarks python -m vcd.compare out=sharing processes=2 'evaluate=["n=2000"]' \\
-        'common=[dataset=mnist,network=small,network.unet.patch=2,model=vcd,trainer.max_steps=3000]' \\
-        'train={alone: [], two: ["perturbation._target_=sharing.Shared","+perturbation.share=2"], four: [..., "+perturbation.share=4"]}'
+    PYTHONPATH=benchmarks python -m vcd.compare out=sharing 'evaluate=["n=2000"]' \
+        'common=["dataset=mnist","network=small","network.unet.patch=2","model=vcd","trainer.max_steps=1000"]' \
+        'train={alone:[],four:["perturbation._target_=sharing.Shared","+perturbation.share=4"]}'
 """
 
 import copy

@@ -84,6 +84,7 @@ def test_a_checkpoint_is_enough(trained, ckpt, command, tmp_path):
     assert not [path for path in home.rglob("*") if path.is_file() and "matplotlib" not in path.parts]  # its fonts
 
 
+@pytest.mark.long
 def test_another_folder_is_not_written_over(ckpt, command, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
