@@ -17,8 +17,7 @@ class UNet(nn.Module):
 
     dim: width; mults: width of each resolution in units of dim; attention: the resolutions (0 the finest) that have
     it; blocks: residual blocks a resolution; film: see ResBlock; injection: where z enters, None for no latents;
-    patch: side of the squares of pixels that are one position (Dosovitskiy et al. 2021; in U-Nets Hoogeboom et al.
-    2023, arXiv:2301.11093, section 3.2).
+    patch: side of the squares of pixels that are one position (in U-Nets: Hoogeboom et al. 2023, arXiv:2301.11093).
     """
 
     def __init__(
