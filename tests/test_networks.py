@@ -364,13 +364,13 @@ def test_the_encoder_reads_both_images_and_both_levels():
 @pytest.mark.parametrize("network", [unet, encoder])
 def test_too_many_halvings_are_refused(network):
     network(8, mults=[1, 1, 1, 1], attention=[])  # 8, 4, 2, 1
-    with pytest.raises(UserError, match=r"network.mults=\[1, 1, 1, 1, 1\] halves .* than dataset.size and network.unet.patch allow"):
+    with pytest.raises(UserError, match=r"network.unet.mults=\[1, 1, 1, 1, 1\] halves .* than dataset.size and network.unet.patch allow"):
         network(8, mults=[1, 1, 1, 1, 1], attention=[])
 
 
 @pytest.mark.parametrize("network", [unet, encoder])
 def test_heads_that_do_not_divide_the_channels_are_refused(network):
-    with pytest.raises(UserError, match=r"network.heads=3 does not divide the \d+ channels"):
+    with pytest.raises(UserError, match=r"network.unet.heads=3 does not divide the \d+ channels"):
         network(heads=3)
 
 

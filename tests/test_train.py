@@ -355,8 +355,8 @@ def test_a_mistake_is_one_sentence_that_names_the_mend(command, tmp_path, argume
     [
         (["T=0"], "T=0: the number of levels must be a whole number of at least 1"),
         (["network.encoder.latent=0"], "network.encoder.latent=0: "),
-        (["network.unet.heads=3"], "network.heads=3 does not divide"),
-        (["network.unet.mults=[1,1,1,1,1]"], "network.mults=[1, 1, 1, 1, 1] halves the image more often"),
+        (["network.unet.heads=3"], "network.unet.heads=3 does not divide"),
+        (["network.unet.mults=[1,1,1,1,1]"], "network.unet.mults=[1, 1, 1, 1, 1] halves the image more often"),
         (["degradation=pixelate", "T=8"], "T=8: 8x8 images can be pixelated to 7 levels only"),
         (["prediction=residual"], "prediction=residual needs the noise of degradation=noise"),
         (["perturbation=rollout", "perturbation.p=1.5"], "perturbation.p=1.5 is a probability"),

@@ -112,7 +112,7 @@ class Attention(nn.Module):
     def __init__(self, *, channels: int, heads: int):
         super().__init__()
         if channels % heads:
-            raise UserError(f"network.heads={heads} does not divide the {channels} channels at an attention level")
+            raise UserError(f"network.unet.heads={heads} does not divide the {channels} channels at an attention level")
         self.heads = heads
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
@@ -201,6 +201,7 @@ def coarsest(size: int, mults: Sequence[int], patch: int) -> int:
     size //= patch
     for _ in range(len(mults) - 1):
         if size < 2:
-            raise UserError(f"network.mults={list(mults)} halves the image more often than dataset.size and network.unet.patch allow; shorten it")
+            raise UserError(f"network.unet.mults={list(mults)} halves the image more often than dataset.size and "
+                            "network.unet.patch allow; shorten it")  # fmt: skip
         size = (size + 1) // 2
     return size
