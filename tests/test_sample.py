@@ -78,6 +78,7 @@ def test_a_checkpoint_is_enough(trained, ckpt, command, tmp_path):
     assert np.array_equal(pngs(out)[..., None], array)
     assert sorted(path.name for path in (out / "png").iterdir()) == [f"{i:06d}.png" for i in range(10)]
     facts = json.loads((out / "sample.json").read_text())
+    assert facts["finished"]
     assert facts["sha256"] == hashlib.sha256(ckpt.read_bytes()).hexdigest()
     assert (facts["n"], facts["seed"], facts["prior"]) == (10, 0, "Mixture")
     assert {path.name for path in tmp_path.iterdir()} == {"home", "drawn"}
@@ -118,6 +119,7 @@ def test_an_interrupted_command_can_be_given_again(ckpt, command, tmp_path):
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert not json.loads((tmp_path / "drawn" / "sample.json").read_text())["finished"]
     again = command("sample", *arguments[:2], "n=4", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert len(np.load(tmp_path / "drawn" / "samples.npy")) == len(pngs(tmp_path / "drawn")) == 4

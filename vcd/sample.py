@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -35,7 +36,6 @@ def main(cfg: DictConfig) -> None:
 
 def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
     """Sample in batches, never holding more than one batch of states, and write everything into `out`."""
-    import json
     import shutil
 
     import numpy as np
@@ -47,10 +47,12 @@ def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
     from vcd.checkpoints import fingerprint
     from vcd.images import to_uint8, write_png
     from vcd.randomness import PerImage
-    from vcd.runs import write_atomically
 
     out.mkdir(parents=True, exist_ok=True)
-    (out / "sample.json").unlink(missing_ok=True)  # until all is there again
+    facts = {"ckpt": str(cfg.ckpt), "sha256": fingerprint(cfg.ckpt), "n": cfg.n, "seed": cfg.seed, "raw": cfg.raw,
+             "prior": type(getattr(model, "prior", None)).__name__, "sampler": type(model.sampler).__name__,
+             "delta": model.perturbation.delta}  # fmt: skip
+    _say(out, facts, finished=False)
     shutil.rmtree(out / "png", ignore_errors=True)  # more images than this time, perhaps
     written = {}
     array, sequences = None, []
@@ -75,11 +77,17 @@ def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
     written["grid"] = write_png(out / "samples.png", torch.from_numpy(array[:256]).permute(0, 3, 1, 2))
     if sequences:
         written["sequences"] = write_sequences(out / "sequences.png", torch.cat(sequences, dim=1))
-    facts = {"ckpt": str(cfg.ckpt), "sha256": fingerprint(cfg.ckpt), "n": cfg.n, "seed": cfg.seed, "raw": cfg.raw,
-             "prior": type(getattr(model, "prior", None)).__name__, "sampler": type(model.sampler).__name__,
-             "delta": model.perturbation.delta}  # fmt: skip
-    write_atomically(out / "sample.json", json.dumps(facts, indent=2) + "\n")
+    _say(out, facts, finished=True)
     return written
+
+
+def _say(out: Path, facts: dict[str, Any], *, finished: bool) -> None:
+    """sample.json: it also marks the folder as one that may be written over, however far the sampling came."""
+    import json
+
+    from vcd.runs import write_atomically
+
+    write_atomically(out / "sample.json", json.dumps({**facts, "finished": finished}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
