@@ -103,7 +103,8 @@ def build(cfg: DictConfig, group: str, option: str) -> None:
         model = checkpoints.build(cfg)
         assert isinstance(model, Diffusion)
         (optimizer,), (schedule,) = model.configure_optimizers()
-        # what optimisers are given, they keep in checkpoints (torch before 2.10 as it is)
+        assert optimizer.param_groups[0]["lr"] <= cfg.optimizer.lr and schedule["interval"] == "step"
+        # what optimisers are given, they keep in checkpoints (torch 2.9 as it is)
         assert all(type(value) in (int, float, bool, list, type(None)) for value in model.optimizer.keywords.values())
 
 
