@@ -39,7 +39,14 @@ def main() -> None:
     parser = arguments(__doc__.partition("\n")[0], repeats=20)
     parser.add_argument("--sizes", nargs="+", type=int, default=[28, 32, 64, 128, 256])
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", nargs="*", type=int, default=[28, 32], choices=PUBLISHED, help="sizes whose training step is measured too")
+    parser.add_argument(
+        "--steps",
+        nargs="*",
+        type=int,
+        default=[28, 32],
+        choices=PUBLISHED,
+        help="sizes whose training step is measured too",
+    )
     options = parse(parser)
     quiet()
     names = sorted(path.stem for path in (CONF / "degradation").glob("*.yaml"))

@@ -30,7 +30,12 @@ NETWORKS = {  # the sizes that its main.py builds, and the options of its config
     "mnist": dict(image_size=28, channels=1, num_res_blocks=2, attention_levels=(2,), dropout=0.1, ch_mult=(1, 2, 2), latent_dim=128, noise_scale=0.002),
     "cifar10": dict(image_size=32, channels=3, num_res_blocks=4, attention_levels=(2, 3), dropout=0.1, ch_mult=(1, 2, 2, 2), latent_dim=256, noise_scale=0.004),
 }  # fmt: skip
-LATENT = {("mnist", 1): 192, ("mnist", 2): 320, ("cifar10", 1): 512, ("cifar10", 2): 512}  # ours, by patch, for as many parameters
+LATENT = {
+    ("mnist", 1): 192,
+    ("mnist", 2): 320,
+    ("cifar10", 1): 512,
+    ("cifar10", 2): 512,
+}  # ours, by patch, for as many parameters
 DEGRADATIONS = {"noise": "noise", "blur": "blur", "black": "black", "black_blur": "black_blur", "blur_bansal": "gaussian_blur",
                 "black_blur_bansal": "black_gaussian_blur", "pixelation": "pixelate"}  # fmt: skip
 
@@ -40,7 +45,9 @@ class Reference:
 
     def __init__(self, folder: Path):
         if not (folder / "scripts" / "diffusion.py").is_file():
-            sys.exit(f"--reference {folder} is no checkout of VariationalColdDiffusion: there is no scripts/diffusion.py")
+            sys.exit(
+                f"--reference {folder} is no checkout of VariationalColdDiffusion: there is no scripts/diffusion.py"
+            )
         sys.path.insert(0, str(folder))
         if importlib.util.find_spec("torchgeometry") is None:  # all that is used of it
             stand_in = types.ModuleType("torchgeometry")
@@ -67,14 +74,19 @@ class Reference:
                                      xt_dropout=0, add_noise=variant == "vwd", **shape).to(device)  # fmt: skip
 
     def trainer(self, size: str, variant: str, device: str) -> Any:
-        trainer = self.diffusion.Trainer(model=self.network(size, variant, device), **self.options(size, variant, device))
+        trainer = self.diffusion.Trainer(
+            model=self.network(size, variant, device), **self.options(size, variant, device)
+        )
         trainer.model.train()
         return trainer
 
 
 def _gaussian(size: tuple[int, int], sigma: tuple[float, float]) -> torch.Tensor:
     """The normalised outer product of two Gaussians."""
-    sides = [torch.exp(-((torch.arange(n) - n // 2) ** 2).float() / (2 * float(s) ** 2)) for n, s in zip(size, sigma, strict=True)]
+    sides = [
+        torch.exp(-((torch.arange(n) - n // 2) ** 2).float() / (2 * float(s) ** 2))
+        for n, s in zip(size, sigma, strict=True)
+    ]
     return torch.outer(*(side / side.sum() for side in sides))
 
 
@@ -121,7 +133,12 @@ def sampling(reference: Reference, options: Any) -> Iterator[dict[str, Any]]:
         theirs = reference.network(size, "vwd", options.device).eval()
         sampler = reference.diffusion.Sampler(**reference.options(size, "vwd", options.device))
         prior = torch.randn(options.batch, NETWORKS[size]["latent_dim"], device=options.device)
-        ours = {patch: model(config(f"experiment=vwd_{size}", *_equal(size, patch), *options.overrides), options.device).eval() for patch in (1, 2)}
+        ours = {
+            patch: model(
+                config(f"experiment=vwd_{size}", *_equal(size, patch), *options.overrides), options.device
+            ).eval()
+            for patch in (1, 2)
+        }
 
         def reference_samples(sampler=sampler, theirs=theirs, prior=prior, size=size) -> None:
             with _silence():
@@ -131,16 +148,23 @@ def sampling(reference: Reference, options: Any) -> Iterator[dict[str, Any]]:
         def our_samples(of) -> None:
             of.sample(PerImage(0, range(options.batch), of.device), most=2)
 
-        calls = {"reference": reference_samples, **{patch: functools.partial(our_samples, of) for patch, of in ours.items()}}
+        calls = {
+            "reference": reference_samples,
+            **{patch: functools.partial(our_samples, of) for patch, of in ours.items()},
+        }
         taken = interleaved(calls, options.repeats, options.device)
         for patch, name in ((1, ""), (2, ", patch 2")):
-            yield _row(f"{options.batch} samples, {size}{name}", {"reference": taken["reference"], "ours": taken[patch]})
+            yield _row(
+                f"{options.batch} samples, {size}{name}", {"reference": taken["reference"], "ours": taken[patch]}
+            )
 
 
 def degrading(reference: Reference, options: Any) -> Iterator[dict[str, Any]]:
     for size in options.sizes:
         shape = NETWORKS[size]
-        x = torch.rand(options.batch, shape["channels"], shape["image_size"], shape["image_size"], device=options.device)
+        x = torch.rand(
+            options.batch, shape["channels"], shape["image_size"], shape["image_size"], device=options.device
+        )
         for T in (6, 200):
             t = torch.randint(0, T, (options.batch,), device=options.device)
             for theirs, ours in DEGRADATIONS.items():
@@ -150,7 +174,10 @@ def degrading(reference: Reference, options: Any) -> Iterator[dict[str, Any]]:
                     continue  # it refuses
                 D = instantiate(config(*SIZES[size], f"degradation={ours}", f"T={T}").degradation).to(options.device)
                 arguments = reference.options(size, "vwd", options.device, timesteps=T, degradation=theirs)
-                arguments = {k: arguments[k] for k in ("timesteps", "degradation", "noise_schedule", "dataset", "image_size", "device")}
+                arguments = {
+                    k: arguments[k]
+                    for k in ("timesteps", "degradation", "noise_schedule", "dataset", "image_size", "device")
+                }
                 E = reference.degradation.Degradation(**arguments)
                 eps = torch.randn_like(x) if theirs == "noise" else None
                 taken = interleaved({"reference": lambda E=E, t=t, e=eps, x=x: E.degrade(x, t, noise=e),
@@ -174,7 +201,12 @@ def main() -> None:
     parser = arguments(__doc__.partition("\n")[0], repeats=3)
     parser.add_argument("--reference", type=Path, required=True, help="a checkout of the original")
     parser.add_argument("--sizes", nargs="+", default=["mnist", "cifar10"], choices=NETWORKS)
-    parser.add_argument("--parts", nargs="+", default=["degrading", "sampling", "training"], choices=["degrading", "sampling", "training"])
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        default=["degrading", "sampling", "training"],
+        choices=["degrading", "sampling", "training"],
+    )
     parser.add_argument("--degradations", nargs="+", default=list(DEGRADATIONS.values()), choices=DEGRADATIONS.values())
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=1, help="training steps a round")

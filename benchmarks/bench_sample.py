@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     options = parse(parser)
     quiet()
-    models = {name: model(config(*SIZES[options.size], *SAMPLERS[name]), options.device).eval() for name in options.samplers}
+    models = {
+        name: model(config(*SIZES[options.size], *SAMPLERS[name]), options.device).eval() for name in options.samplers
+    }
     calls = {
         name: lambda m=m: m.sample(PerImage(0, range(options.batch), m.device), most=2) for name, m in models.items()
     }
@@ -38,7 +40,12 @@ def main() -> None:
     for name, taken in interleaved(calls, options.repeats, options.device).items():
         evaluations = len(models[name].sampler.grid(models[name].degradation.T)) - 1
         took = statistics.median(taken)
-        found = {"sampler": name, "evaluations": evaluations, "samples/s": options.batch / took, "ms an evaluation": 1e3 * took / evaluations}
+        found = {
+            "sampler": name,
+            "evaluations": evaluations,
+            "samples/s": options.batch / took,
+            "ms an evaluation": 1e3 * took / evaluations,
+        }
         if options.device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
             calls[name]()

@@ -73,12 +73,24 @@ def processes(overrides: list[str], repeats: int) -> list[dict[str, Any]]:
     for _ in range(repeats):
         for way, (threads, more) in ways.items():
             with tempfile.TemporaryDirectory() as folder:
-                line = [sys.executable, "-m", "vcd.train", *overrides, *more, *common, f"threads={threads}", f"run_dir={folder}/run"]
+                line = [
+                    sys.executable,
+                    "-m",
+                    "vcd.train",
+                    *overrides,
+                    *more,
+                    *common,
+                    f"threads={threads}",
+                    f"run_dir={folder}/run",
+                ]
                 subprocess.run(line, cwd=folder, check=True, capture_output=True)
                 (first, began), *_, (last, ended) = timing.read(Path(folder) / "run" / "times.csv")
             taken[way].append((ended - began) / (last - first))
     alone = statistics.median(taken["one process, 1 thread"])
-    return [{"how": way, "ms a step": 1e3 * statistics.median(t), "times": alone / statistics.median(t)} for way, t in taken.items()]
+    return [
+        {"how": way, "ms a step": 1e3 * statistics.median(t), "times": alone / statistics.median(t)}
+        for way, t in taken.items()
+    ]
 
 
 class Objective(torch.nn.Module):
@@ -119,7 +131,9 @@ def on_paper(sizes: list[str], milliseconds: tuple[int, ...] = (10, 30, 100)) ->
         for wires, (n, rate) in WIRES.items():
             exchange = 2 * (n - 1) / n * volume / rate
             shares = {f"step of {ms} ms": f"{100 * ms / (ms + 1e3 * exchange):.0f} %" for ms in milliseconds}
-            rows.append({"size": size, "MB a step": volume / 1e6, "GPUs": wires, "exchange ms": 1e3 * exchange, **shares})
+            rows.append(
+                {"size": size, "MB a step": volume / 1e6, "GPUs": wires, "exchange ms": 1e3 * exchange, **shares}
+            )
     distributed.destroy_process_group()
     return rows
 
@@ -144,7 +158,9 @@ def main() -> None:
     parser = arguments(__doc__.partition("\n")[0], repeats=2)
     parser.add_argument("--steps", type=int, default=3, help="a round")
     parser.add_argument("--growth", nargs="*", default=list(SWEEPS), choices=SWEEPS)
-    parser.add_argument("--sizes", nargs="*", default=["mnist", "cifar10", "afhq"], choices=SIZES, help="for several GPUs")
+    parser.add_argument(
+        "--sizes", nargs="*", default=["mnist", "cifar10", "afhq"], choices=SIZES, help="for several GPUs"
+    )
     parser.add_argument("--processes", nargs="*", default=["dataset=digits", "network=mnist", "model=vwd", "batch_size=64"],
                         help="overrides of vcd.train for two processes; none: left out")  # fmt: skip
     parser.add_argument("--plot", type=Path)

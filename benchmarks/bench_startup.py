@@ -34,12 +34,16 @@ def run(*command: str, until: str | None = None) -> float:
 
 def imports(module: str) -> list[tuple[str, float]]:
     """The packages whose import costs most, what they import included: [(name, seconds), ...]."""
-    said = subprocess.run([sys.executable, "-X", "importtime", "-c", f"import {module}"], cwd=ROOT, capture_output=True, text=True).stderr
+    said = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", f"import {module}"], cwd=ROOT, capture_output=True, text=True
+    ).stderr
     found: dict[str, float] = {}
     for line in said.splitlines():
         if match := re.match(r"import time:\s+\d+ \|\s+(\d+) \|\s+(\S+)$", line):
             found[match[2]] = max(found.get(match[2], 0.0), int(match[1]) / 1e6)
-    packages = {name: took for name, took in found.items() if name.count(".") == 0 or name in ("torch._dynamo", "scipy.signal")}
+    packages = {
+        name: took for name, took in found.items() if name.count(".") == 0 or name in ("torch._dynamo", "scipy.signal")
+    }
     return sorted(packages.items(), key=lambda item: -item[1])[:12]
 
 
@@ -47,7 +51,13 @@ def main() -> None:
     options = parse(arguments(__doc__, repeats=3))
     train = (sys.executable, "-m", "vcd.train")
     with tempfile.TemporaryDirectory() as folder:
-        first = (*train, f"runs={folder}", "trainer.max_steps=2", "trainer.log_every_n_steps=1", "+callbacks.said._target_=benchmarks.first.FirstStep")
+        first = (
+            *train,
+            f"runs={folder}",
+            "trainer.max_steps=2",
+            "trainer.log_every_n_steps=1",
+            "+callbacks.said._target_=benchmarks.first.FirstStep",
+        )
         calls = {
             "python -c 'import torch'": lambda: run(sys.executable, "-c", "import torch"),
             "python -m vcd.train --help": lambda: run(*train, "--help"),

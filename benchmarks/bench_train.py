@@ -22,7 +22,13 @@ from vcd.quiet import quiet
 
 MODELS = {
     "vcd": ["model=vcd"],
-    "vcd as published": ["model=vcd", "perturbation=rollout_published", "perturbation.p_warmup=0.125", "injection=emb_concat", "prediction=vxt"],
+    "vcd as published": [
+        "model=vcd",
+        "perturbation=rollout_published",
+        "perturbation.p_warmup=0.125",
+        "injection=emb_concat",
+        "prediction=vxt",
+    ],
     "vwd": ["model=vwd"],
     "ddpm": ["model=ddpm"],
     "bansal": ["model=bansal"],

@@ -37,7 +37,9 @@ def seconds(call: Callable[[], Any], device: str = "cpu") -> float:
     return time.perf_counter() - began
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], repeats: int, device: str = "cpu", warmup: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    calls: dict[str, Callable[[], Any]], repeats: int, device: str = "cpu", warmup: int = 1
+) -> dict[str, list[float]]:
     """Seconds of every call, A B A B ..., so that what else the machine does hits all alike."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(warmup + repeats):
@@ -58,7 +60,9 @@ def machine() -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         name = f"{names[0]}, {len(names)} cores" if names else name
     facts = {"cpu": name, "capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(),
              "python": platform.python_version(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}  # fmt: skip

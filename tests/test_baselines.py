@@ -284,7 +284,9 @@ def test_the_train_set_start_is_a_bounded_set_of_degraded_training_images(build)
     start.fit([images[:3]])  # fewer than asked for: each in turn
     torch.testing.assert_close(start.x_T[:6], D(images[:3], torch.full((3,), 6)).repeat(2, 1, 1, 1))
 
-    model = build("model=rissanen", "degradation=black_blur", "T=6", "start.images=9")  # as the original's README had it
+    model = build(
+        "model=rissanen", "degradation=black_blur", "T=6", "start.images=9"
+    )  # as the original's README had it
     model.start.fit([images])
     assert len(model.start.x_T) == 9 and (model.start.x_T == -1).all()
     again = build("model=rissanen", "degradation=black_blur", "T=6", "start.images=9")

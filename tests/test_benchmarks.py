@@ -23,7 +23,9 @@ QUICK = {
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments], capture_output=True, text=True, timeout=280)
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments], capture_output=True, text=True, timeout=280
+    )
 
 
 def test_every_benchmark_is_tried():
@@ -38,7 +40,9 @@ def test_a_benchmark_prints_a_table_and_writes_it(name, tmp_path):
     found = json.loads((tmp_path / "table.json").read_text())
     assert found["rows"] and found["machine"]["torch"] and found["machine"]["threads"]
     lines = [line for line in process.stdout.splitlines() if line.startswith("|")]
-    assert len(lines) >= 2 + len(found["rows"]) and len({line.count("|") for line in lines[: 2 + len(found["rows"])]}) == 1
+    assert (
+        len(lines) >= 2 + len(found["rows"]) and len({line.count("|") for line in lines[: 2 + len(found["rows"])]}) == 1
+    )
 
 
 @pytest.mark.long

@@ -95,7 +95,9 @@ def build(cfg: DictConfig, group: str, option: str) -> None:
         assert instantiate(cfg.callbacks)
     elif group == "trainer":
         chosen = {"precision": "32-true"} if cfg.trainer.precision == "auto" else {}  # by vcd.train
-        trainer = instantiate(cfg.trainer, _partial_=True)(logger=False, accelerator="cpu", enable_progress_bar=False, **chosen)
+        trainer = instantiate(cfg.trainer, _partial_=True)(
+            logger=False, accelerator="cpu", enable_progress_bar=False, **chosen
+        )
         assert trainer.max_steps == cfg.trainer.max_steps
     elif (group, option) not in PARTS:
         if group == "experiment":  # at full size it is slow to build, and adds nothing

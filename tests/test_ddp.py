@@ -13,7 +13,12 @@ from vcd import checkpoints
 from vcd.batch import Degraded
 from vcd.data.stream import share
 
-TWO = [a for a in SHORT if not a.startswith("prior")] + ["prior=independent", "trainer=ddp", "model=vcd", "perturbation.warmup=4"]
+TWO = [a for a in SHORT if not a.startswith("prior")] + [
+    "prior=independent",
+    "trainer=ddp",
+    "model=vcd",
+    "perturbation.warmup=4",
+]
 PORT = "29517"
 
 
@@ -104,7 +109,9 @@ def test_two_processes_train_are_killed_and_go_on_exactly_or_as_one(command, tmp
     one = [a if a != "trainer=ddp" else "trainer=default" for a in TWO]
     process = command("train", *one, cwd=alone)
     assert process.returncode == 0 and "resuming at step 10 of 20" in process.stdout, process.stderr
-    assert "trained by 2 processes so far, now by 1" in process.stdout and only_run(alone).name == folders["killed"].name
+    assert (
+        "trained by 2 processes so far, now by 1" in process.stdout and only_run(alone).name == folders["killed"].name
+    )
 
 
 def flat(node, key=""):

@@ -306,7 +306,12 @@ def test_every_family_is_in_a_metrics_json_that_fits_the_schema(run, first, trai
     subject = document["subject"]
     assert subject["sha256"] == checkpoints.fingerprint(trained.last)
     assert (subject["model"], subject["prior"], subject["n"], subject["not_finite"]) == ("VCD", "Mixture", 60, 0)
-    assert (subject["steps"], subject["images_seen"], subject["T"], subject["evaluations_per_sample"]) == (20, 320, 3, 3)
+    assert (subject["steps"], subject["images_seen"], subject["T"], subject["evaluations_per_sample"]) == (
+        20,
+        320,
+        3,
+        3,
+    )
     assert subject["delta"] > 0 and subject["training_seed"] == subject["seed"] == 0
     protocol = document["metrics"]["fcd_60"]["protocol"]
     assert (protocol["n"], protocol["reference_n"], protocol["floor_n"], protocol["split"]) == (60, 1500, 60, "train")
@@ -352,7 +357,9 @@ def test_a_truncated_cache_of_samples_is_rebuilt_and_said_once(measure, again, r
     assert process.stdout.count("is damaged: it is made anew") == 1 and f"{cache.name} is damaged" in process.stdout
     expected, found = (values(fitting(folder / "metrics.json")) for folder in (run, again))
     assert found == {name: expected[name] for name in {*DISTRIBUTION, "log_spectral_distance_60"}}
-    images = [torch.load(folder / "samples" / cache.name, weights_only=True)["tensors"]["images"] for folder in (run, again)]
+    images = [
+        torch.load(folder / "samples" / cache.name, weights_only=True)["tensors"]["images"] for folder in (run, again)
+    ]
     assert torch.equal(*images)
 
 
@@ -396,7 +403,9 @@ def test_a_folder_of_the_same_images_has_the_same_numbers(command, measure, run,
 
 @pytest.mark.long
 def test_the_pictures_of_any_out_are_files_of_their_own(measure, run, first, tmp_path):
-    process = measure(f"ckpt={run / 'last.ckpt'}", "metrics=[memorisation]", f"out={tmp_path / 'mine.json'}", *QUICK, cwd=tmp_path)
+    process = measure(
+        f"ckpt={run / 'last.ckpt'}", "metrics=[memorisation]", f"out={tmp_path / 'mine.json'}", *QUICK, cwd=tmp_path
+    )
     assert process.returncode == 0, process.stderr
     pictures = [line.split()[-1] for line in process.stdout.splitlines() if line.startswith("picture")]
     assert len(pictures) == len(set(pictures)) and all(Path(path).is_file() for path in pictures)
@@ -561,7 +570,15 @@ def compared(command, run, root, first, tmp_path_factory) -> Compared:
     }  # fmt: skip
     (cwd / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\n" + yaml.safe_dump(experiment))
     own = Path(shutil.copytree(run, cwd / "runs" / run.name))
-    arguments = ["--config-dir", "conf", "experiment=mine", f"runs=[{own}]", "out=compared", f"data.root={root}", "device=cpu"]
+    arguments = [
+        "--config-dir",
+        "conf",
+        "experiment=mine",
+        f"runs=[{own}]",
+        "out=compared",
+        f"data.root={root}",
+        "device=cpu",
+    ]
     return Compared(cwd, lambda: command("compare", *arguments, cwd=cwd))
 
 
@@ -584,7 +601,10 @@ def test_runs_are_trained_evaluated_and_compared(compared, run):
     for name in DISTRIBUTION | MEMORISATION:
         assert "±" in rows[name][0] and "±" not in rows[name][1] and rows[name][2], name
     (other,) = [folder for folder in compared.new if folder.name.endswith("seed1")]
-    both = [strict(folder / "metrics.json")["metrics"]["fcd_60"]["value"] for folder in (compared.cwd / "runs" / run.name, other)]
+    both = [
+        strict(folder / "metrics.json")["metrics"]["fcd_60"]["value"]
+        for folder in (compared.cwd / "runs" / run.name, other)
+    ]
     mean = float(rows["fcd_60"][0].split(" ± ")[0].replace(",", ""))
     assert mean == pytest.approx(sum(both) / 2, rel=1e-3) and both[0] != both[1]
     with open(compared.out / "table.csv", newline="") as file:
@@ -597,7 +617,9 @@ def test_runs_are_trained_evaluated_and_compared(compared, run):
 def test_a_comparison_writes_its_files_and_says_where(compared):
     names = {"markdown": "table.md", "csv": "table.csv", "latex": "table.tex", "samples": "samples.png",
              "curves": "curves.png", "page": "comparison.html"}  # fmt: skip
-    said = dict(line.split() for line in compared.process.stdout.splitlines() if line.split()[:1] and line.split()[0] in names)
+    said = dict(
+        line.split() for line in compared.process.stdout.splitlines() if line.split()[:1] and line.split()[0] in names
+    )
     assert {name: Path(path).name for name, path in said.items()} == names
     assert all((compared.out / name).stat().st_size > 100 for name in names.values())
     page = (compared.out / "comparison.html").read_text()
@@ -659,7 +681,9 @@ def pair(again, tmp_path) -> tuple[Path, Path]:
 def test_what_cannot_be_compared_is_one_sentence(command, pair, tmp_path, what):
     one, other = pair
     (tmp_path / "empty").mkdir()
-    arguments = {"nothing": [], "no such sweep": ["below=nowhere"], "empty sweep": ["below=empty"]}.get(what, [f"runs=[{one},{other}]"])
+    arguments = {"nothing": [], "no such sweep": ["below=nowhere"], "empty sweep": ["below=empty"]}.get(
+        what, [f"runs=[{one},{other}]"]
+    )
     if what == "protocol":
         document = json.loads((other / "metrics.json").read_text())
         document["metrics"]["fcd_60"]["protocol"]["weights"] = "0123456789abcdef"
@@ -673,7 +697,9 @@ def test_what_cannot_be_compared_is_one_sentence(command, pair, tmp_path, what):
         arguments.append('evaluate=["n=60"]')
         words = [str(other), "last.ckpt"]
     else:
-        words = {"nothing": ["runs=", "below="], "no such sweep": ["below=nowhere"], "empty sweep": ["below=empty"]}[what]
+        words = {"nothing": ["runs=", "below="], "no such sweep": ["below=nowhere"], "empty sweep": ["below=empty"]}[
+            what
+        ]
     sentence = one_sentence(command("compare", *arguments, "device=cpu", cwd=tmp_path))
     assert all(word in sentence for word in words), sentence
     assert not (tmp_path / "comparison" / "table.md").exists()

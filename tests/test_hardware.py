@@ -25,7 +25,9 @@ pytestmark = pytest.mark.usefixtures("seed")
 
 def batch_of(model, n: int, channels: int = 1, size: int = 8) -> Degraded:
     x0, t = torch.rand(n, channels, size, size) * 2 - 1, torch.full((n,), model.degradation.T)
-    return Degraded(x0, t, t - 1, model.degradation(x0, t), model.degradation(x0, t - 1), None, torch.zeros(n, dtype=torch.long))
+    return Degraded(
+        x0, t, t - 1, model.degradation(x0, t), model.degradation(x0, t - 1), None, torch.zeros(n, dtype=torch.long)
+    )
 
 
 @pytest.fixture
@@ -157,7 +159,10 @@ def test_the_fused_step_is_adam(vwd):
         plain.step()
     for (name, mine), theirs in zip(vwd.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6, msg=name)
-    assert max(float((a - b).detach().abs().max()) for a, b in zip(vwd.parameters(), before.parameters(), strict=True)) > 5e-3
+    assert (
+        max(float((a - b).detach().abs().max()) for a, b in zip(vwd.parameters(), before.parameters(), strict=True))
+        > 5e-3
+    )
 
 
 @pytest.mark.long

@@ -507,7 +507,10 @@ def test_rate_and_distortion_are_those_of_the_objective(compose):
     x0 = to_float(noise_images(6))
     torch.manual_seed(1)
     steps = bound.steps(model, x0)
-    assert {name: tuple(values.shape) for name, values in steps.items()} == {"kl_bits": (3, 6), "reconstruction_sse": (3, 6)}
+    assert {name: tuple(values.shape) for name, values in steps.items()} == {
+        "kl_bits": (3, 6),
+        "reconstruction_sse": (3, 6),
+    }
     torch.manual_seed(1)
     for level in (1, 2, 3):
         t = torch.full((6,), level)
@@ -777,7 +780,9 @@ def test_the_same_seed_gives_the_same_weights_and_other_settings_others(digits, 
     first = quick(tmp_path / "a").ready(digits).protocol
     torch.manual_seed(4)
     assert quick(tmp_path / "b").ready(digits).protocol == first
-    hashes = {quick(tmp_path / "a", **change).ready(digits).protocol["weights"] for change in ({"seed": 1}, {"steps": 5}, {})}
+    hashes = {
+        quick(tmp_path / "a", **change).ready(digits).protocol["weights"] for change in ({"seed": 1}, {"steps": 5}, {})
+    }
     assert len(hashes) == 3
 
 
@@ -860,7 +865,13 @@ def test_inception_without_its_weights_says_where_they_belong(digits, tmp_path, 
 
 
 def number(value: float | None, floor: float | None = None, **protocol) -> dict:
-    return {"value": value, "better": "lower", "floor": floor, "unit": "", "protocol": {"n": 50, "weights": "w"} | protocol}
+    return {
+        "value": value,
+        "better": "lower",
+        "floor": floor,
+        "unit": "",
+        "protocol": {"n": 50, "weights": "w"} | protocol,
+    }
 
 
 def folder(root: Path, name: str, model: str, metrics: dict, seconds: float | None = 3.5, **facts) -> Path:
@@ -879,10 +890,19 @@ def three(tmp_path) -> list[Path]:
     """Two seeds of one variant, and one seed of another that has no bound."""
     own = {"seed0": (12.5, 3.25), "seed1": (13.75, 3.5)}
     paths = [
-        folder(tmp_path, f"digits-vcd-blur-1234abcd-{seed}", "VCD", {"fcd_50": number(a, 1.5), "rate_bits": number(b)}, 3.0 + i)
+        folder(
+            tmp_path,
+            f"digits-vcd-blur-1234abcd-{seed}",
+            "VCD",
+            {"fcd_50": number(a, 1.5), "rate_bits": number(b)},
+            3.0 + i,
+        )
         for i, (seed, (a, b)) in enumerate(own.items())
     ]
-    return [*paths, folder(tmp_path, "digits-ddpm-noise-9999ffff-seed0", "DDPM", {"fcd_50": number(43210.5, 1.5)}, None)]
+    return [
+        *paths,
+        folder(tmp_path, "digits-ddpm-noise-9999ffff-seed0", "DDPM", {"fcd_50": number(43210.5, 1.5)}, None),
+    ]
 
 
 def table_of(paths: list[Path]) -> tables.Table:
@@ -891,19 +911,28 @@ def table_of(paths: list[Path]) -> tables.Table:
 
 def test_seeds_of_one_configuration_are_one_variant(three):
     variants = tables.group([tables.read(path) for path in three])
-    assert [(v.name, [run.folder.name[-5:] for run in v.runs]) for v in variants] == [("VCD", ["seed0", "seed1"]), ("DDPM", ["seed0"])]
+    assert [(v.name, [run.folder.name[-5:] for run in v.runs]) for v in variants] == [
+        ("VCD", ["seed0", "seed1"]),
+        ("DDPM", ["seed0"]),
+    ]
 
 
 def test_two_variants_of_one_model_are_told_apart(tmp_path):
     paths = [folder(tmp_path, f"digits-vcd-{x}-seed0", "VCD", {"fcd_50": number(1.0)}) for x in ("blur-1", "black-2")]
     assert table_of(paths).rows == ["digits-vcd-blur-1", "digits-vcd-black-2"]
     called = {paths[1]: "to black"}  # by vcd.compare's `train`
-    assert [v.name for v in tables.group([tables.read(path) for path in paths], called)] == ["digits-vcd-blur-1", "to black"]
+    assert [v.name for v in tables.group([tables.read(path) for path in paths], called)] == [
+        "digits-vcd-blur-1",
+        "to black",
+    ]
 
 
 def test_seeds_of_one_configuration_are_one_variant_whatever_their_folders_are_called(three):
     paths = [three[0].rename(three[0].with_name("mine")), three[1].rename(three[1].with_name("yours")), three[2]]
-    assert [(v.name, len(v.runs)) for v in tables.group([tables.read(path) for path in paths])] == [("VCD", 2), ("DDPM", 1)]
+    assert [(v.name, len(v.runs)) for v in tables.group([tables.read(path) for path in paths])] == [
+        ("VCD", 2),
+        ("DDPM", 1),
+    ]
 
 
 def test_a_run_that_is_named_twice_is_no_second_seed(three):
@@ -935,7 +964,9 @@ def test_numbers_of_different_protocols_are_refused_with_what_differs(three, tmp
 
 
 def test_numbers_of_different_protocols_may_be_left_out(three, tmp_path):
-    other = folder(tmp_path, "digits-vwd-blur-5678-seed0", "VWD", {"fcd_50": number(3.0), "rate_bits": number(1.0, levels=[3])})
+    other = folder(
+        tmp_path, "digits-vwd-blur-5678-seed0", "VWD", {"fcd_50": number(3.0), "rate_bits": number(1.0, levels=[3])}
+    )
     with pytest.raises(UserError, match="rate_bits"):
         table_of([*three, other])
     found = tables.table(tables.group([tables.read(path, ["rate", "psnr"]) for path in (*three, other)]))
@@ -969,7 +1000,9 @@ def check(cells: list[list[str]], table: tables.Table) -> None:
     for row in rows:
         for name, cell in zip(table.rows, row[1:], strict=False):
             values = table.values.get((name, row[0]), [])
-            expected = [f(values) for f, least in ((statistics.fmean, 1), (statistics.stdev, 2)) if len(values) >= least]
+            expected = [
+                f(values) for f, least in ((statistics.fmean, 1), (statistics.stdev, 2)) if len(values) >= least
+            ]
             assert numbers_of(cell) == pytest.approx(expected, rel=6e-4), row
         floor = table.floors.get(row[0])
         assert numbers_of(row[-1]) == pytest.approx([] if floor is None else [floor], rel=6e-4)
@@ -978,7 +1011,10 @@ def check(cells: list[list[str]], table: tables.Table) -> None:
 def test_markdown_can_be_read_back(three):
     table = table_of(three)
     lines = tables.markdown(table).strip().splitlines()
-    assert all(line.startswith("|") and line.endswith("|") for line in lines) and len({line.count("|") for line in lines}) == 1
+    assert (
+        all(line.startswith("|") and line.endswith("|") for line in lines)
+        and len({line.count("|") for line in lines}) == 1
+    )
     assert set(lines[1].replace("|", " ").split()) == {"---"}
     check([[cell.strip() for cell in line[1:-1].split("|")] for line in (lines[0], *lines[2:])], table)
 

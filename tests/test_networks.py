@@ -304,7 +304,9 @@ def test_patches_are_channels_of_a_smaller_image(network, patch):
 
 def cut(x: torch.Tensor, patch: int) -> torch.Tensor:
     """Every patch as the channels of one pixel, written out: channel, row in the patch, column in the patch."""
-    squares = [x[:, c : c + 1, i::patch, j::patch] for c in range(x.shape[1]) for i in range(patch) for j in range(patch)]
+    squares = [
+        x[:, c : c + 1, i::patch, j::patch] for c in range(x.shape[1]) for i in range(patch) for j in range(patch)
+    ]
     return torch.cat(squares, dim=1)
 
 
@@ -322,7 +324,9 @@ def test_patches_of_2x2_take_a_quarter_of_the_multiplications():
 @pytest.mark.parametrize("network", [unet, encoder])
 @pytest.mark.parametrize("patch", [0, -2, 3, 16])
 def test_patches_that_do_not_tile_the_image_are_refused(network, patch):
-    with pytest.raises(UserError, match=rf"network.unet.patch={patch} does not divide the side of the images, dataset.size=8"):
+    with pytest.raises(
+        UserError, match=rf"network.unet.patch={patch} does not divide the side of the images, dataset.size=8"
+    ):
         network(size=8, patch=patch)
 
 
@@ -364,7 +368,10 @@ def test_the_encoder_reads_both_images_and_both_levels():
 @pytest.mark.parametrize("network", [unet, encoder])
 def test_too_many_halvings_are_refused(network):
     network(8, mults=[1, 1, 1, 1], attention=[])  # 8, 4, 2, 1
-    with pytest.raises(UserError, match=r"network.unet.mults=\[1, 1, 1, 1, 1\] halves .* than dataset.size and network.unet.patch allow"):
+    with pytest.raises(
+        UserError,
+        match=r"network.unet.mults=\[1, 1, 1, 1, 1\] halves .* than dataset.size and network.unet.patch allow",
+    ):
         network(8, mults=[1, 1, 1, 1, 1], attention=[])
 
 

@@ -48,8 +48,30 @@ def look(name: str, **flat) -> Look:
 
 
 def test_what_differs_is_named_once_and_what_is_incidental_not_at_all():
-    a = look("a", **{"T": 3, "seed": 0, "prior.latent": 4, "model.prior.latent": 4, "run_dir": "x", "threads": 1, "dataset.name": "d"})
-    b = look("b", **{"T": 3, "seed": 1, "prior.latent": 8, "model.prior.latent": 8, "run_dir": "y", "threads": 2, "dataset.name": "e"})
+    a = look(
+        "a",
+        **{
+            "T": 3,
+            "seed": 0,
+            "prior.latent": 4,
+            "model.prior.latent": 4,
+            "run_dir": "x",
+            "threads": 1,
+            "dataset.name": "d",
+        },
+    )
+    b = look(
+        "b",
+        **{
+            "T": 3,
+            "seed": 1,
+            "prior.latent": 8,
+            "model.prior.latent": 8,
+            "run_dir": "y",
+            "threads": 2,
+            "dataset.name": "e",
+        },
+    )
     assert differences([a, b]) == [("seed", ["0", "1"]), ("prior.latent", ["4", "8"]), ("dataset.name", ["d", "e"])]
 
 
@@ -98,10 +120,12 @@ def test_a_single_run_writes_beside_it_and_mistakes_are_one_sentence(trained, co
     made = command("report", f"run={folder}", "n=4", "pairs=2", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     page = (folder / "report.html").read_text()
-    assert "<td>fcd_1000</td><td>12.543</td><td>3.5</td>" in page and "kl_bits by level" in page and page.count("<section") == 1
+    assert (
+        "<td>fcd_1000</td><td>12.543</td><td>3.5</td>" in page
+        and "kl_bits by level" in page
+        and page.count("<section") == 1
+    )
     for arguments, words in (([], "run=runs/"), ([f"run={tmp_path}"], "last.ckpt"), ([f"run={folder}", "n=0"], "n=0")):
         failed = command("report", *arguments, cwd=tmp_path)
         assert failed.returncode == 1 and "Traceback" not in failed.stderr
         assert failed.stderr.splitlines()[-1].startswith("error: ") and words in failed.stderr
-
-

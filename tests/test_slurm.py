@@ -20,7 +20,12 @@ from vcd.sweeps.rows import UNDER_WAY, read
 FAST = [a for a in SHORT if not a.startswith("prior")] + ["prior=independent"]
 LONGER = [*[a for a in FAST if not a.startswith(("trainer.max_steps", "trainer.val_check"))], *WARM,
           "trainer.val_check_interval=100", "callbacks.pictures.n=1"]  # fmt: skip
-LAUNCH = ["launcher=slurm", "hydra.launcher.mem_gb=4", "hydra.launcher.timeout_min=20", "hydra.launcher.array_parallelism=2"]
+LAUNCH = [
+    "launcher=slurm",
+    "hydra.launcher.mem_gb=4",
+    "hydra.launcher.timeout_min=20",
+    "hydra.launcher.array_parallelism=2",
+]
 GREEDY = '''
 class Greedy(Callback):
     """Takes `gigabytes` of memory at the first step of seed `seed`."""
@@ -109,14 +114,23 @@ def test_preempted_twice_and_requeued_equals_uninterrupted_bit_for_bit(sweep, cl
 
     starts = history(row.folder)
     assert len(starts) == 3  # every start wrote a file of its own, under one id
-    assert {p.name.split("-")[-1] for p in row.folder.glob("wandb/offline-run-*")} == {(row.folder / "wandb_id").read_text()}
+    assert {p.name.split("-")[-1] for p in row.folder.glob("wandb/offline-run-*")} == {
+        (row.folder / "wandb_id").read_text()
+    }
     whole = history(only_run(other))[0]
-    assert [item["_step"] for item in starts[-1]] == [item["_step"] for item in whole] == sorted({i["_step"] for i in whole})
+    assert (
+        [item["_step"] for item in starts[-1]]
+        == [item["_step"] for item in whole]
+        == sorted({i["_step"] for i in whole})
+    )
     for mine, theirs in zip(starts[-1], whole, strict=True):
         for name in theirs:
             if name.startswith(("train/", "val/")):
                 assert mine[name] == theirs[name], name
-    exits = [[r["exit"].get("exit_code", 0) for r in records(p) if r["type"] == "exit"] for p in sorted(row.folder.glob("wandb/offline-run-*/*.wandb"))]
+    exits = [
+        [r["exit"].get("exit_code", 0) for r in records(p) if r["type"] == "exit"]
+        for p in sorted(row.folder.glob("wandb/offline-run-*/*.wandb"))
+    ]
     assert exits[0] == [1] and exits[2] == [0]  # finished; SIGTERM ends wandb's own process as well
 
 
@@ -214,8 +228,14 @@ def test_what_cannot_run_leaves_the_rest_alone(sweep, cluster, tmp_path):
     errors = sorted(s["error"] for s in states.values() if s["state"] == "failed")
     assert len(finished) == 1 and len(errors) == 5, states
     assert sum("set hydra.launcher.tasks_per_node=2" in e for e in errors) == 1
-    assert sum("heads=3" in e for e in errors) == 2 and sum("no longer finite" in e for e in errors) == 1 and "nowhere" in "".join(errors)
-    assert all("Traceback" in (folder / "error.txt").read_text() for folder, s in states.items() if s["state"] == "failed")
+    assert (
+        sum("heads=3" in e for e in errors) == 2
+        and sum("no longer finite" in e for e in errors) == 1
+        and "nowhere" in "".join(errors)
+    )
+    assert all(
+        "Traceback" in (folder / "error.txt").read_text() for folder, s in states.items() if s["state"] == "failed"
+    )
     assert sweep("sweep", "status", "runs").returncode == 1
 
 

@@ -72,13 +72,23 @@ def test_sigterm_saves_within_the_step_and_the_same_command_goes_on(command, tmp
     assert resumed.returncode == 0 and "resuming at step 15 of 20" in resumed.stdout, resumed.stderr
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows if row["train/loss"]] == [4, 9, 14, 19]  # also that of the step it stopped in
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [
+        4,
+        9,
+        14,
+        19,
+    ]  # also that of the step it stopped in
 
 
 @pytest.mark.long
 def test_a_run_that_is_being_trained_is_not_started_twice(command, tmp_path):
     (tmp_path / "sabotage.py").write_text(SABOTAGE)
-    arguments = [*FAST, *WARM, "trainer.enable_progress_bar=false", kill("on_train_batch_start", 12).replace("sabotage.Kill", "sabotage.Wait")]
+    arguments = [
+        *FAST,
+        *WARM,
+        "trainer.enable_progress_bar=false",
+        kill("on_train_batch_start", 12).replace("sabotage.Kill", "sabotage.Wait"),
+    ]
     line = [sys.executable, "-m", "vcd.train", *arguments]
     with subprocess.Popen(line, cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{CONF.parent}:{tmp_path}"}) as first:
         while not (tmp_path / "waiting").exists():
@@ -120,7 +130,9 @@ def test_a_lock_left_behind_by_a_lost_node_does_not_last(tmp_path, monkeypatch, 
     run = RunFolder(compose("dataset=digits", f"run_dir={tmp_path / 'run'}")).open()
     run.set_status("running", job="7")
     hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", hold, run.path / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, run.path / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
         other.stdout.readline()
         with pytest.raises(UserError, match="is being trained already"), run.held():
             pass
@@ -139,7 +151,9 @@ def test_a_composition_is_what_hydra_makes(tmp_path):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = GlobalHydra.instance()
         loader = hydra.config_loader()
-        master = hydra.hydra.compose_config("train", ["launcher=slurm", "hydra.launcher.mem_gb=7", "seed=0,1"], run_mode=RunMode.MULTIRUN)
+        master = hydra.hydra.compose_config(
+            "train", ["launcher=slurm", "hydra.launcher.mem_gb=7", "seed=0,1"], run_mode=RunMode.MULTIRUN
+        )
         fast = Compositions(loader)
         for overrides in (
             ["model=vcd", "seed=1", "launcher=slurm"], ["model=vcd", "seed=2", "T=9", "launcher=slurm"],
@@ -155,7 +169,11 @@ def test_a_composition_is_what_hydra_makes(tmp_path):
 
 
 def test_tasks_of_an_array_that_never_began_share_a_line():
-    assert tasks("12_[0-2,7%4]") == ["12_0", "12_1", "12_2", "12_7"] and tasks("12_3") == ["12_3"] and tasks("12") == ["12"]
+    assert (
+        tasks("12_[0-2,7%4]") == ["12_0", "12_1", "12_2", "12_7"]
+        and tasks("12_3") == ["12_3"]
+        and tasks("12") == ["12"]
+    )
 
 
 def test_a_folder_that_is_no_sweep_is_one_sentence(command, tmp_path):

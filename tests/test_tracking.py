@@ -31,7 +31,9 @@ def records(folder: Path) -> list[list[dict]]:
 def metrics(folder: Path) -> dict[int, dict[str, float]]:
     """metrics.csv: step -> what was logged."""
     with open(folder / "metrics.csv", newline="") as file:
-        return {int(row["step"]): {k: float(v) for k, v in row.items() if v and k != "step"} for row in csv.DictReader(file)}
+        return {
+            int(row["step"]): {k: float(v) for k, v in row.items() if v and k != "step"} for row in csv.DictReader(file)
+        }
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,11 @@ def test_wandb_knows_the_sweep_the_variant_the_config_and_the_code(tracked):
         (run,) = [r["run"] for r in start if r["type"] == "run"]
         assert run["run_id"] == (folder / "wandb_id").read_text()
         assert (run["run_group"], run["job_type"], run["tags"]) == ("runs", "vwd", ["digits", "black_blur"])
-        assert "model=vwd" in run["display_name"] and "logger" not in run["display_name"] and "callbacks" not in run["display_name"]
+        assert (
+            "model=vwd" in run["display_name"]
+            and "logger" not in run["display_name"]
+            and "callbacks" not in run["display_name"]
+        )
         config = run["config"]["update"]
         assert config["trainer"]["max_steps"] == 20 and config["run_folder"] == str(folder) and config["seed"] == 0
         (commit,) = [r["environment"]["git"]["commit"] for r in start if "git" in r.get("environment", {})]

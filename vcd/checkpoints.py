@@ -61,7 +61,9 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 def build(cfg: DictConfig) -> Diffusion:
     """The model of a config, with its degradation built once: whoever else needs it takes `model.degradation`."""
-    model = instantiate(cfg.model, _partial_=True, _convert_="all")  # plain lists: what optimisers keep goes into checkpoints
+    model = instantiate(
+        cfg.model, _partial_=True, _convert_="all"
+    )  # plain lists: what optimisers keep goes into checkpoints
     return model(degradation=instantiate(cfg.degradation))
 
 

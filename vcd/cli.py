@@ -83,7 +83,9 @@ def explain(error: BaseException, config_name: str) -> str | None:
     text = "\n".join(str(link) for link in chain)
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         key = match.group(1) or match.group(2)
-        return f"there is no key '{key}'{_did_you_mean(key.split('@')[0], _keys(config_name))}; --cfg job shows all keys"
+        return (
+            f"there is no key '{key}'{_did_you_mean(key.split('@')[0], _keys(config_name))}; --cfg job shows all keys"
+        )
     if match := re.search(r"(?:Could not find|Cannot find primary config|In '[^']+': Could not find) '([^']+)'", text):
         group, _, option = match.group(1).rpartition("/")
         options = sorted(p.stem for p in (CONF / group).glob("*.yaml"))

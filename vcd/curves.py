@@ -72,7 +72,9 @@ def _over_all(axis: "Axes", runs: Mapping[str, Rows], term: str) -> None:
     """Training (thin) and validation of every run."""
     for i, (name, rows) in enumerate(runs.items()):
         colours = ("C0", "C1") if len(runs) == 1 else (f"C{i}", f"C{i}")
-        axis.plot(*curve(rows, f"train/{term}"), color=colours[0], linewidth=0.8, alpha=0.7, label=f"{name} train".strip())
+        axis.plot(
+            *curve(rows, f"train/{term}"), color=colours[0], linewidth=0.8, alpha=0.7, label=f"{name} train".strip()
+        )
         axis.plot(*curve(rows, f"val/{term}"), color=colours[1], marker=".", label=f"{name} val".strip())
     axis.set(xlabel="step", ylabel=UNITS[term], yscale="linear" if term == "kl_bits" else "log", title=term)
     axis.legend(fontsize=7)

@@ -155,7 +155,11 @@ def write(out: Path, subject: dict[str, Any], result: dict[str, Any]) -> None:
     from vcd.runs import write_atomically
 
     packages = {name: version(name) for name in ("torch", "torchmetrics", "torch-fidelity", "scikit-learn")}
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    machine = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
     facts = {"schema": "vcd-metrics-1", "date": time.strftime("%Y-%m-%d"), "machine": machine,
              "versions": {"vcd": __version__, "python": platform.python_version(), **packages}, "subject": subject}  # fmt: skip
     write_atomically(out, json.dumps(_finite(facts | result), indent=2, allow_nan=False) + "\n")

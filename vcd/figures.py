@@ -66,7 +66,12 @@ def bands(file: Path | BytesIO, blocks: Sequence[tuple[str, Bands]]) -> None:
         f = range(b.power.shape[1])
         for t, power, colour in zip(b.levels, b.power, colours, strict=True):
             row[0].plot(f, power.numpy(), color=colour, label=f"t={t}")
-        row[0].set(yscale="log", xlabel="cycles an image", ylabel=f"{name}\npower of $x_{{t-1}} - x_t$", title="what a step adds")
+        row[0].set(
+            yscale="log",
+            xlabel="cycles an image",
+            ylabel=f"{name}\npower of $x_{{t-1}} - x_t$",
+            title="what a step adds",
+        )
         if len(b.levels) <= 12:
             row[0].legend(fontsize=7, ncols=2)
         at = range(len(b.levels))
@@ -102,7 +107,9 @@ def evaluation(path: Path, curves: Mapping[str, Any]) -> Path | None:
             axis.bar(at, [count / total for count in table["samples"]], label="samples")
             axis.plot(at, table["data"], "k_", markersize=14, label="data")
             axis.set(title="classes, as the classifier sees them", ylabel="share")
-            axis.set_xticks(at, table["names"], rotation=0 if len(at) <= 10 and max(map(len, table["names"])) < 3 else 60)
+            axis.set_xticks(
+                at, table["names"], rotation=0 if len(at) <= 10 and max(map(len, table["names"])) < 3 else 60
+            )
         elif name == "restoration":
             for way in dict.fromkeys(row["way"] for row in table):
                 rows = [row for row in table if row["way"] == way and row["metric"] == "psnr"]
@@ -113,7 +120,12 @@ def evaluation(path: Path, curves: Mapping[str, Any]) -> Path | None:
             axis.plot(rate, distortion, "o-", color="grey")
             for row in table:
                 axis.annotate(f"t={row['t']}", (row["rate_bits"], row["distortion_mse"]), fontsize=8)
-            axis.set(title="rate and distortion of the steps", xlabel="bits an image", ylabel="mean squared error", yscale="log")
+            axis.set(
+                title="rate and distortion of the steps",
+                xlabel="bits an image",
+                ylabel="mean squared error",
+                yscale="log",
+            )
         if name != "steps":
             axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)

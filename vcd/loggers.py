@@ -69,7 +69,9 @@ class CSVMetrics(Logger):
         try:
             self._write(rows)
         except OSError as error:
-            raise UserError(f"could not write {self.path} ({error.strerror}): free some space and run the same command again") from error
+            raise UserError(
+                f"could not write {self.path} ({error.strerror}): free some space and run the same command again"
+            ) from error
         self._stale, self._written = False, len(rows)
 
     def _write(self, rows: list[dict]) -> None:
@@ -90,7 +92,7 @@ class CSVMetrics(Logger):
 
 
 def wandb_mode(offline: bool | None = None) -> str:
-    """"online" or "offline": as told, or else what WANDB_MODE says, or else online where there are an API key and a network."""
+    """ "online" or "offline": as told, or else what WANDB_MODE says, or else online where there are an API key and a network."""
     if offline is None:
         offline = os.environ.get("WANDB_MODE", "online" if _reachable() else "offline") != "online"
     return "offline" if offline else "online"

@@ -132,7 +132,9 @@ class Rollout(Perturbation):
         x0, t, k = batch.x0[order], batch.t[order], k[order]
         eps = None if batch.eps is None else batch.eps[order]
         x = D(x0, k, eps)
-        part = max(2, len(x) // 4)  # few sizes of batch: kernels are made ready for each anew. One image may be too few for a norm
+        part = max(
+            2, len(x) // 4
+        )  # few sizes of batch: kernels are made ready for each anew. One image may be too few for a norm
         for n in _active(k - t):
             m = min(len(x), math.ceil(n / part) * part)
             level, e = k[:m], None if eps is None else eps[:m]

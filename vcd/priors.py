@@ -27,7 +27,9 @@ class Prior(nn.Module, ABC):
     def sample(self, T: int, randomness: PerImage, temperature: float = 1.0) -> Float[Tensor, "T n d"]:
         """Latents of T steps for every image of `randomness`; z_t stands at index t - 1. temperature scales the spread."""
 
-    def resample(self, z: Float[Tensor, "T n d"], levels: Sequence[int], randomness: PerImage) -> Float[Tensor, "T n d"]:
+    def resample(
+        self, z: Float[Tensor, "T n d"], levels: Sequence[int], randomness: PerImage
+    ) -> Float[Tensor, "T n d"]:
         """z with the latents of `levels` drawn anew, given those of the others."""
         index, new = [t - 1 for t in levels], z.clone()
         new[index] = self.sample(len(z), randomness)[index]
@@ -103,7 +105,9 @@ class Mixture(Prior):
             z[:, self.units] = self.means[k] + (self.factors[k] @ z[:, self.units, None])[..., 0]
         return z.unflatten(1, (T, self.latent)).transpose(0, 1)
 
-    def resample(self, z: Float[Tensor, "T n d"], levels: Sequence[int], randomness: PerImage) -> Float[Tensor, "T n d"]:
+    def resample(
+        self, z: Float[Tensor, "T n d"], levels: Sequence[int], randomness: PerImage
+    ) -> Float[Tensor, "T n d"]:
         """The mixture of conditionals: component k by its weight times N(kept; k), then the rest given what is kept."""
         new = super().resample(z, levels, randomness)
         drawn = torch.isin(self.units // self.latent + 1, torch.tensor(list(levels), device=z.device))

@@ -159,7 +159,9 @@ def render(runs: list[Look], table: list[list[str]] | None = None) -> str:
 
     from vcd import curves
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     panels = [(title, _figure(f)) for title, f in curves.panels({run.name: (run.model, run.metrics) for run in runs})]
     template = environment.from_string(TEMPLATE.read_text())
     return template.render(runs=runs, panels=panels, differences=differences(runs), table=table)
@@ -170,14 +172,18 @@ def differences(runs: list[Look]) -> list[tuple[str, list[str]]]:
     ignored = tuple(f"{key}." for key in INCIDENTAL)
     keys = dict.fromkeys(key for run in runs for key in run.flat if not f"{key}.".startswith(ignored))
     values = {key: [str(run.flat.get(key, "–")) for run in runs] for key in keys}
-    parts = {key for key in values if values.get(key.removeprefix("model.")) == values[key] and key.startswith("model.")}
+    parts = {
+        key for key in values if values.get(key.removeprefix("model.")) == values[key] and key.startswith("model.")
+    }
     return [(key, row) for key, row in values.items() if key not in parts and len(set(row)) > 1]
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(node, dict):
         return {prefix: node}
-    return {k: v for key, value in node.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {
+        k: v for key, value in node.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
 
 
 def _uri(data: bytes, kind: str) -> str:

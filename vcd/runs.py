@@ -26,9 +26,32 @@ SILENCE = 300  # seconds after which it is taken for dead, where nothing else te
 
 # What may differ between two starts of one run: where things are and how they are watched, not what is computed.
 INCIDENTAL = (
-    *("hydra", "runs", "run_dir", "data", "threads", "checkpoint_every", "keep_every", "logger", "callbacks", "dataset.source.root"),
-    *(f"trainer.{key}" for key in ("devices", "num_nodes", "strategy", "accelerator", "enable_progress_bar", "estimate_memory", "compile",
-                                   "log_every_n_steps", "val_check_interval")),
+    *(
+        "hydra",
+        "runs",
+        "run_dir",
+        "data",
+        "threads",
+        "checkpoint_every",
+        "keep_every",
+        "logger",
+        "callbacks",
+        "dataset.source.root",
+    ),
+    *(
+        f"trainer.{key}"
+        for key in (
+            "devices",
+            "num_nodes",
+            "strategy",
+            "accelerator",
+            "enable_progress_bar",
+            "estimate_memory",
+            "compile",
+            "log_every_n_steps",
+            "val_check_interval",
+        )
+    ),
 )
 
 
@@ -111,7 +134,9 @@ class RunFolder:
                 again = holder.get("job") is not None and holder["job"] == whereabouts()["job"]
                 if not again and silence(self.path) < SILENCE:
                     by = f"process {holder.get('pid')} on {holder.get('host')}"
-                    raise UserError(f"{self.path} is being trained already, by {by}: wait for it, or end it first") from error
+                    raise UserError(
+                        f"{self.path} is being trained already, by {by}: wait for it, or end it first"
+                    ) from error
             except OSError:
                 log.warning("%s: this file system has no locks; do not start the same run twice at a time", self.path)
             done = threading.Event()
@@ -141,7 +166,13 @@ class RunFolder:
             return
         record = self.status if self._status.exists() else {}
         record.pop("error", None)
-        record |= {"identity": self.identity, "state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **whereabouts(), **facts}
+        record |= {
+            "identity": self.identity,
+            "state": state,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **whereabouts(),
+            **facts,
+        }
         with contextlib.suppress(OSError):  # a full disk is reported by what had to be written
             write_atomically(self._status, json.dumps(record, indent=2) + "\n")
 
@@ -188,4 +219,3 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-

@@ -12,14 +12,18 @@ CODES = "exit codes: 0 all runs finished, 3 some are still queued or running, 1 
 
 def main() -> None:
     """Read the command line; print; exit with the code of the sweep's state."""
-    parser = argparse.ArgumentParser(prog="python -m vcd.sweep", description="Look after a folder of runs.", epilog=CODES)
+    parser = argparse.ArgumentParser(
+        prog="python -m vcd.sweep", description="Look after a folder of runs.", epilog=CODES
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in {"status": "how every run is doing", "resume": "submit again what has ended unfinished",
                        "cancel": "end what is under way; it can be resumed", "collect": "write DIR/runs.csv"}.items():  # fmt: skip
         added = verbs.add_parser(verb, help=text, description=text, epilog=CODES)
         added.add_argument("DIR", type=Path, help="the folder of run folders: runs=DIR of vcd.train")
         if verb == "status":
-            added.add_argument("--watch", action="store_true", help="again every five seconds, until nothing is under way")
+            added.add_argument(
+                "--watch", action="store_true", help="again every five seconds, until nothing is under way"
+            )
     given = parser.parse_args()
     try:
         sys.exit(VERBS[given.verb](given))

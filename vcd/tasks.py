@@ -126,7 +126,16 @@ def bands(models: Models, ask: Request, out: Path) -> list[Path]:
             values = zip(b.power[i].tolist(), b.share[i].tolist(), strict=True)
             rows += [(name, t, f"{b.kl_bits[i]:.4f}", f"{b.energy[i].sum():.6g}", f"{b.centroid[i]:.4f}", f, f"{p:.6g}", f"{s:.6g}")
                      for f, (p, s) in enumerate(values)]  # fmt: skip
-    header = ("model", "t", "kl_bits", "changed_energy", "mean_frequency", "cycles_an_image", "power", "share_of_change")
+    header = (
+        "model",
+        "t",
+        "kl_bits",
+        "changed_energy",
+        "mean_frequency",
+        "cycles_an_image",
+        "power",
+        "share_of_change",
+    )
     figures.bands(out / "bands.png", blocks)
     return [out / "bands.png", _table(out / "bands.csv", header, rows)]
 
@@ -144,7 +153,9 @@ def _given(model: Diffusion, ask: Request, key: str = "images") -> Float[Tensor,
     """The user's images, or generated ones."""
     places = getattr(ask, key)
     if places is None:
-        return steering.decode(model, steering.draw(steering.variational(model), _randomness(model, ask, ask.n)), most=2).x0
+        return steering.decode(
+            model, steering.draw(steering.variational(model), _randomness(model, ask, ask.n)), most=2
+        ).x0
     channels, size, _ = model.start.shape
     return own.read(places, size=size, channels=channels, key=key).to(model.device)
 
@@ -164,7 +175,9 @@ def _pair(model: Diffusion, ask: Request) -> tuple[steering.Path, steering.Path]
     target = _paths(model, ask, "images", ask.n)
     source = _paths(model, ask, "sources", len(target))
     if len(source) != len(target):
-        raise UserError(f"images has {len(target)} and sources {len(source)}: they are taken in pairs, give as many of each")
+        raise UserError(
+            f"images has {len(target)} and sources {len(source)}: they are taken in pairs, give as many of each"
+        )
     return target, replace(source, noise=target.noise)
 
 

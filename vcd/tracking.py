@@ -78,7 +78,9 @@ class Wandb(WandbLogger, Tracker):
             yield
         except Exception as error:  # wandb raises what its connection does
             if not self._gone:
-                log.warning("wandb is gone (%s: %s): the run goes on; metrics.csv has everything", type(error).__name__, error)
+                log.warning(
+                    "wandb is gone (%s: %s): the run goes on; metrics.csv has everything", type(error).__name__, error
+                )
             self._gone = True
 
     @rank_zero_only
@@ -96,7 +98,9 @@ class Wandb(WandbLogger, Tracker):
 
         run = self.experiment
         table = wandb.Table(columns=["variant", "run", "seed", "steps", "samples", "sequences"])
-        table.add_data(run.job_type, run.name, run.config["seed"], step, wandb.Image(str(samples)), wandb.Image(str(sequences)))
+        table.add_data(
+            run.job_type, run.name, run.config["seed"], step, wandb.Image(str(samples)), wandb.Image(str(sequences))
+        )
         self.log_metrics({"variants": table}, step)
 
     @rank_zero_only
@@ -152,7 +156,9 @@ def wandb(*, config: dict, resumed: bool, folder: str, overrides: Sequence[str],
         kept.write_text(secrets.token_hex(4))
     mode = wandb_mode(offline)
     environment = os.environ.get("WANDB_MODE")
-    os.environ["WANDB_DATA_DIR"] = str(path / "wandb")  # what is still to be uploaded stays with the run, not in the home
+    os.environ["WANDB_DATA_DIR"] = str(
+        path / "wandb"
+    )  # what is still to be uploaded stays with the run, not in the home
     logger = Wandb(
         project=project, name=name or short(overrides) or path.name, group=group or path.parent.name, job_type=job_type,
         tags=list(tags), id=kept.read_text().strip(), save_dir=path, offline=mode == "offline", mode=mode,

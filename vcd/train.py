@@ -109,7 +109,9 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     if not cfg.trainer.enable_progress_bar:
         callbacks.pop("progress", None)
     timing = Timing(path=run.path / "times.csv")
-    checkpoint = Checkpoint(path=run.last, every=cfg.checkpoint_every, config=run.config, keep=cfg.keep_every)  # after those whose state counts
+    checkpoint = Checkpoint(
+        path=run.last, every=cfg.checkpoint_every, config=run.config, keep=cfg.keep_every
+    )  # after those whose state counts
     preemption = Preemption(path=run.last)
     loggers = [logger(config=run.config, resumed=step > 0) for logger in instantiate(cfg.logger).values()]
     precision = cfg.trainer.precision
@@ -119,7 +121,10 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
     trainer = instantiate(cfg.trainer, _partial_=True, precision=precision)(
         callbacks=[*callbacks.values(), timing, checkpoint, Heartbeat(run=run), preemption],
         logger=[metrics, *loggers],
-        plugins=[checkpoints.AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
+        plugins=[
+            checkpoints.AtomicCheckpointIO(),
+            *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []),
+        ],
         default_root_dir=run.path,
     )
     weights = sum(p.numel() for p in model.parameters())
@@ -133,7 +138,9 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
             logger.start(metrics.before(step), run.path / "pictures")
         trainer.fit(model, data, ckpt_path=run.last if run.last.exists() else None)
         if step == trainer.max_steps and step * trainer.accumulate_grad_batches % trainer.val_check_batch == 0:
-            trainer.validate(model, data, verbose=False)  # all was trained, but for this; Lightning does not begin it again
+            trainer.validate(
+                model, data, verbose=False
+            )  # all was trained, but for this; Lightning does not begin it again
         preemption.listener.obey()  # told after the last step: what follows is repeated
         if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
             for path in (*sorted(run.path.glob("step-*.ckpt")), run.last):
@@ -146,7 +153,9 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
                 logger.conclude(*pictures, step=trainer.global_step - 1)
             curves.draw(metrics.path, run.path / "curves.png")
             losses = curves.curve(curves.read(metrics.path), "val/loss")[1]
-            run.set_status("finished", step=trainer.global_step, steps=trainer.global_step, val_loss=losses[-1] if losses else None)
+            run.set_status(
+                "finished", step=trainer.global_step, steps=trainer.global_step, val_loss=losses[-1] if losses else None
+            )
     finally:
         for logger in loggers:
             logger.finish(failed=sys.exc_info()[0] is not None)
@@ -161,13 +170,17 @@ def _precision(cfg: DictConfig, run: RunFolder, device: "torch.device") -> str:
     elif device.type == "cpu" and cfg.trainer.get("strategy"):
         chosen, why = "32-true", "several processes, whose trials could differ"
     else:
-        chosen, why = hardware.precision(device, width=cfg.network.unet.dim, size=cfg.dataset.size // cfg.network.unet.patch)
+        chosen, why = hardware.precision(
+            device, width=cfg.network.unet.dim, size=cfg.dataset.size // cfg.network.unet.patch
+        )
     log.info("precision: %s (%s)", chosen, why)
     run.config["trainer"]["precision"] = chosen  # what checkpoints say
     return chosen
 
 
-def _say_memory(model: "Diffusion", data: "DegradationDataModule", batch_size: int, precision: str, device: "torch.device") -> None:
+def _say_memory(
+    model: "Diffusion", data: "DegradationDataModule", batch_size: int, precision: str, device: "torch.device"
+) -> None:
     """One line: the peak of a training step on this device, and the largest batch that fits."""
     import torch
 

@@ -81,13 +81,21 @@ class RandomState(L.Callback):
             _draw_on(states[trainer.global_rank])
         elif states is not None or trainer.world_size > 1:
             if states is not None:
-                log.warning("trained by %d processes so far, now by %d: the noise is drawn afresh", len(states), trainer.world_size)
+                log.warning(
+                    "trained by %d processes so far, now by %d: the noise is drawn afresh",
+                    len(states),
+                    trainer.world_size,
+                )
             key = (torch.initial_seed(), trainer.global_step, trainer.global_rank)
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
 def _together() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    return (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )
 
 
 def _draws() -> dict[str, Any]:

@@ -38,7 +38,9 @@ class Preemption(L.Callback):
     def _asked(self, trainer, pl_module) -> bool:
         asked = self.listener.asked
         if trainer.world_size > 1:  # the largest signal number of all processes; 0: none
-            asked = int(trainer.strategy.reduce(torch.tensor(asked or 0, device=pl_module.device), reduce_op="max")) or None
+            asked = (
+                int(trainer.strategy.reduce(torch.tensor(asked or 0, device=pl_module.device), reduce_op="max")) or None
+            )
             self.listener.asked = asked
         return asked is not None
 

@@ -50,7 +50,9 @@ class Timing(L.Callback):
             with open(self.path, mode, newline="") as file:
                 csv.writer(file).writerows(rows)
         except OSError as error:
-            raise UserError(f"could not write {self.path} ({error.strerror}): free some space and run the same command again") from error
+            raise UserError(
+                f"could not write {self.path} ({error.strerror}): free some space and run the same command again"
+            ) from error
 
 
 def read(path: Path) -> list[tuple[int, float]]:

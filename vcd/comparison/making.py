@@ -22,11 +22,15 @@ def train(variants: dict[str, list[str]], common: list[str], runs: Path, process
     codes = side_by_side.train(logs, processes=processes, sweep=runs)
     last = {log: (log.read_text().strip().splitlines() or [""])[-1] for log in logs}
     if failed := [f"{log.stem} ({last[log]})" for log, code in codes.items() if code]:
-        raise UserError(f"these runs failed: {'; '.join(failed)}; their logs are in {runs}; the same command goes on with the rest")
+        raise UserError(
+            f"these runs failed: {'; '.join(failed)}; their logs are in {runs}; the same command goes on with the rest"
+        )
     return [Path(last[log].split(maxsplit=1)[1]).parent for log in logs]
 
 
-def steps_in(seconds: float, variants: dict[str, list[str]], common: list[str], probes: Path, processes: int) -> dict[str, int]:
+def steps_in(
+    seconds: float, variants: dict[str, list[str]], common: list[str], probes: Path, processes: int
+) -> dict[str, int]:
     """How many steps of every variant `seconds` of training hold: from a probe of 40 steps each, kept for a restart."""
     short = ["trainer.max_steps=40", "trainer.val_check_interval=40", "+trainer.limit_val_batches=0", "trainer.log_every_n_steps=10",
              "callbacks.pictures.n=1"]  # fmt: skip
@@ -55,7 +59,11 @@ def evaluate(folders: list[Path], overrides: list[str], processes: int) -> None:
         return None
 
     every = [ckpt for folder in folders for ckpt in (*sorted(folder.glob("step-*.ckpt")), folder / "last.ckpt")]
-    todo = [c for c in every if not (place(c).exists() and _stamp(c).exists() and _stamp(c).read_text() == _asked(c, overrides))]
+    todo = [
+        c
+        for c in every
+        if not (place(c).exists() and _stamp(c).exists() and _stamp(c).read_text() == _asked(c, overrides))
+    ]
     with tqdm(total=len(todo), desc="evaluating", unit="checkpoint") as bar, ThreadPoolExecutor(processes) as pool:
         first, rest = todo[:1], todo[1:]  # the first one makes what all share: classifier, features of the reference
         failed = [sentence for part in (first, rest) for sentence in pool.map(one, part) if sentence]

@@ -68,7 +68,9 @@ def curves(variants: list[Variant], path: Path) -> Path:
             left.plot(line.seen, line.values, marker=".", color=line.color, label=line.label)
             if line.seconds:
                 right.plot(line.seconds, line.values, marker=".", color=line.color)
-        if (floor := next((r.metrics[what]["floor"] for v in variants for r in v.runs if what in r.metrics), None)) is not None:
+        if (
+            floor := next((r.metrics[what]["floor"] for v in variants for r in v.runs if what in r.metrics), None)
+        ) is not None:
             for axis in (left, right):
                 axis.axhline(floor, color="gray", linestyle=":", label="real images")
         left.set(xlabel="images seen", ylabel=what)

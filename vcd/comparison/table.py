@@ -71,7 +71,9 @@ def _short(value: float) -> str:
 def read(folder: Path, leave_out: Sequence[str] = ()) -> Run:
     """The run in `folder`, without the metrics whose names begin like one of `leave_out`. UserError when it was not evaluated."""
     if not (folder / "metrics.json").is_file():
-        raise UserError(f"{folder} has no metrics.json: python -m vcd.evaluate ckpt={folder / 'last.ckpt'} first, or give evaluate=[...]")
+        raise UserError(
+            f"{folder} has no metrics.json: python -m vcd.evaluate ckpt={folder / 'last.ckpt'} first, or give evaluate=[...]"
+        )
     found = json.loads((folder / "metrics.json").read_text())
     subject = found["subject"]
     if "model" not in subject:
@@ -100,7 +102,9 @@ def group(runs: list[Run], called: Mapping[Path, str] | None = None) -> list[Var
 def _configuration(folder: Path) -> str:
     """What runs that differ in the seed only have in common; the folder itself where it does not say."""
     status = folder / "status.json"
-    return json.loads(status.read_text())["identity"].rpartition("-seed")[0] if status.exists() else str(folder.resolve())
+    return (
+        json.loads(status.read_text())["identity"].rpartition("-seed")[0] if status.exists() else str(folder.resolve())
+    )
 
 
 def table(variants: list[Variant]) -> Table:
@@ -149,7 +153,9 @@ def plain(table: Table) -> str:
         for column in table.columns:
             if values := table.values.get((row, column)):
                 std = statistics.stdev(values) if len(values) > 1 else ""
-                writer.writerow((row, column, statistics.fmean(values), std, len(values), _or_nothing(table.floors.get(column))))
+                writer.writerow(
+                    (row, column, statistics.fmean(values), std, len(values), _or_nothing(table.floors.get(column)))
+                )
     return buffer.getvalue()
 
 
@@ -159,7 +165,9 @@ def _or_nothing(value: float | None) -> float | str:
 
 def latex(table: Table) -> str:
     """The table for a paper, with booktabs."""
-    rows = [[cell.replace("_", r"\_").replace("±", r"$\pm$") for cell in row] for row in zip(*table.cells(), strict=True)]
+    rows = [
+        [cell.replace("_", r"\_").replace("±", r"$\pm$") for cell in row] for row in zip(*table.cells(), strict=True)
+    ]
     lines = [" & ".join(row) + r" \\" for row in rows]
     body = "\n".join([r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
     return f"\\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}\n{body}\n\\end{{tabular}}\n"

@@ -52,7 +52,9 @@ class Classifier(Extractor):
         self.compared = nn.Linear(4 * WIDTH * min(4, data.size // 4) ** 2, FEATURES)
         self.classes = nn.Linear(FEATURES, classes)
         test = data.load("val")
-        facts = dict(data=(data.name, train.fingerprint, test.fingerprint), how=(self.steps, self.batch_size, self.seed, VERSION))
+        facts = dict(
+            data=(data.name, train.fingerprint, test.fingerprint), how=(self.steps, self.batch_size, self.seed, VERSION)
+        )
         path = self.root / "classifiers" / f"{data.name}-{key(**facts)}.pt"
 
         def make() -> dict[str, Tensor]:

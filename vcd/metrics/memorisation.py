@@ -8,7 +8,10 @@ from vcd.images import to_float
 
 
 def nearest(
-    images: UInt8[Tensor, "n c h w"], train: UInt8[Tensor, "m c h w"], device: torch.device | str = "cpu", chunk: int = 4096
+    images: UInt8[Tensor, "n c h w"],
+    train: UInt8[Tensor, "m c h w"],
+    device: torch.device | str = "cpu",
+    chunk: int = 4096,
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """The root-mean-square distance of every image, in [-1, 1] units, to its nearest training image, and which that is."""
     x = to_float(images.to(device)).flatten(1)

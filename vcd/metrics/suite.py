@@ -116,7 +116,9 @@ def distribution_(e: Evaluation) -> Result:
     (a, logits), (b, _), (h, held_logits) = (e.features(what) for what in ("samples", "reference", "held_out"))
     h, held_logits = h[e.floor_rows], held_logits[e.floor_rows]
     letter, n, protocol = e.extractor.letter, e.n, e.protocol(**e.extractor.protocol)
-    some = b[torch.randperm(len(b), generator=torch.Generator().manual_seed(1))[: max(n, 10_000)]]  # all pairs are looked at
+    some = b[
+        torch.randperm(len(b), generator=torch.Generator().manual_seed(1))[: max(n, 10_000)]
+    ]  # all pairs are looked at
     pairs = {**protocol, "reference_n": len(some)}
     manifold = {**pairs, "neighbours": distribution.NEIGHBOURS}
     own, floor = distribution.manifolds(a, some), distribution.manifolds(h, some)
@@ -145,7 +147,10 @@ def spectrum(e: Evaluation) -> Result:
 
     curve = {"cycles_an_image": list(range(len(own))), "samples": own.tolist(), "data": real.tolist()}
     protocol = e.protocol(reference_n=len(some))
-    return Result({f"log_spectral_distance_{e.n}": Number(distance(own), "lower", distance(held), "dB", protocol)}, {"spectrum": curve})
+    return Result(
+        {f"log_spectral_distance_{e.n}": Number(distance(own), "lower", distance(held), "dB", protocol)},
+        {"spectrum": curve},
+    )
 
 
 def memorised(e: Evaluation) -> Result:
@@ -173,10 +178,18 @@ def memorised(e: Evaluation) -> Result:
             distance = memorisation.total_variation(mine, e.reference.labels, k)
             numbers[f"classes_tv_{n}"] = Number(distance, "lower", memorisation.total_variation(theirs, e.reference.labels, k),
                                                 "", e.protocol(**e.extractor.protocol))  # fmt: skip
-            curves["classes"] = {"names": list(e.reference.classes), "samples": mine.bincount(minlength=k).tolist(), "data": real.tolist()}
+            curves["classes"] = {
+                "names": list(e.reference.classes),
+                "samples": mine.bincount(minlength=k).tolist(),
+                "data": real.tolist(),
+            }
     shown = own.argsort()[: min(10, n)]  # the samples that lie nearest to a training image
     pairs = torch.cat([e.images[shown], e.train.images[at[shown]]])
-    return Result(numbers, curves, [write_png(e.out.with_name(f"nearest{e.out.stem.removeprefix('metrics')}.png"), pairs, columns=len(shown))])
+    return Result(
+        numbers,
+        curves,
+        [write_png(e.out.with_name(f"nearest{e.out.stem.removeprefix('metrics')}.png"), pairs, columns=len(shown))],
+    )
 
 
 def restoration_(e: Evaluation) -> Result:
@@ -195,7 +208,14 @@ def restoration_(e: Evaluation) -> Result:
                 table.append({"t": level, "way": way, "metric": "lpips", "value": distance.item()})
                 sums.setdefault((way, "lpips"), []).append(distance.item())
     units = {"psnr": ("higher", "dB"), "ssim": ("higher", ""), "mse": ("lower", ""), "lpips": ("lower", "")}
-    protocol = {"data": e.data.name, "test": e.test.fingerprint, "restored": len(x0), "levels": levels, "ssim_window": restoration.WINDOW, "seed": e.seed}
+    protocol = {
+        "data": e.data.name,
+        "test": e.test.fingerprint,
+        "restored": len(x0),
+        "levels": levels,
+        "ssim_window": restoration.WINDOW,
+        "seed": e.seed,
+    }
     numbers = {
         f"{name}_{way}": Number(sum(v) / len(v), units[name][0], None, units[name][1], protocol)
         for (way, name), v in sums.items()

@@ -128,5 +128,7 @@ class Diffusion(L.LightningModule, ABC):
 
     def configure_optimizers(self):
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
-        optimizer._step_supports_amp_scaling = False  # bf16 has no scaler; else Lightning refuses to clip before a fused step
+        optimizer._step_supports_amp_scaling = (
+            False  # bf16 has no scaler; else Lightning refuses to clip before a fused step
+        )
         return [optimizer], [{"scheduler": self.scheduler(optimizer), "interval": "step"}]

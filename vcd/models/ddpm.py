@@ -22,7 +22,9 @@ class DDPM(Diffusion):
 
     def __init__(self, *, degradation: Degradation, prediction: Prediction, **parts):
         if not hasattr(degradation, "alpha_bar"):
-            raise UserError("model=ddpm denoises: it needs degradation=noise; others are for bansal, rissanen, vcd and vwd")
+            raise UserError(
+                "model=ddpm denoises: it needs degradation=noise; others are for bansal, rissanen, vcd and vwd"
+            )
         if not isinstance(prediction, Clean):
             raise UserError("model=ddpm predicts the noise or the clean image: prediction=residual or x0")
         super().__init__(degradation=degradation, prediction=prediction, **parts)

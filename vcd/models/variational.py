@@ -72,6 +72,8 @@ class Variational(Diffusion, ABC):
         active = self.active_units.compute()
         self.log("val/active_units", active.float().mean())
         if self.step > 1000 and not active.any():
-            log.warning("posterior collapse: no latent unit is in use at any level; try more perturbation.sigma or less model.beta")
+            log.warning(
+                "posterior collapse: no latent unit is in use at any level; try more perturbation.sigma or less model.beta"
+            )
         self.active_units.reset()
         super().on_validation_epoch_end()

@@ -42,7 +42,9 @@ class UNet(nn.Module):
         if injection is not None:
             injection.bind(emb=emb, maps=maps, bottleneck=maps[-1])
             emb += injection.extra
-        self.down = DownPath(c_in=channels, dim=dim, mults=mults, attention=attention, blocks=blocks, patch=patch, **widths(emb))
+        self.down = DownPath(
+            c_in=channels, dim=dim, mults=mults, attention=attention, blocks=blocks, patch=patch, **widths(emb)
+        )
         c = self.down.channels[-1]
         self.middle = nn.ModuleList(
             [
@@ -65,7 +67,9 @@ class UNet(nn.Module):
         self, x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], s: Int[Tensor, " b"], z: Float[Tensor, "b d"] | None
     ) -> Float[Tensor, "b c h w"]:
         if x_t.shape[1] != self.channels:
-            raise UserError(f"the network has {self.channels} channels, the images {x_t.shape[1]}; set dataset.channels")
+            raise UserError(
+                f"the network has {self.channels} channels, the images {x_t.shape[1]}; set dataset.channels"
+            )
         inject = self.injection
         if inject and z is None:
             z = x_t.new_zeros(len(x_t), inject.latent)

@@ -20,7 +20,9 @@ class Compositions:
 
     def __call__(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         parsed = OverridesParser.create().parse_overrides(sweep_overrides)
-        values = [o for o in parsed if isinstance(o.value(), dict) or not self.loader.repository.group_exists(o.key_or_group)]
+        values = [
+            o for o in parsed if isinstance(o.value(), dict) or not self.loader.repository.group_exists(o.key_or_group)
+        ]
         groups = tuple(o.input_line for o in parsed if o not in values)
         if groups not in self.known:
             self.known[groups] = self.compose(master_config, list(groups))

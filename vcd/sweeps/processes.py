@@ -90,7 +90,9 @@ def run(jobs: list[Job], *, processes: int, strict: bool) -> None:
     """
     todo = {job.folder / "terminal.txt": job for job in jobs if job.todo}
     sweep = jobs[0].folder.parent
-    for printed, code in train({printed: job.command for printed, job in todo.items()}, processes=processes, sweep=sweep).items():
+    for printed, code in train(
+        {printed: job.command for printed, job in todo.items()}, processes=processes, sweep=sweep
+    ).items():
         job = todo[printed]
         if code < 0:
             job.mark("failed", error=f"killed by {signal.Signals(-code).name}")

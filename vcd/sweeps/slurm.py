@@ -17,7 +17,16 @@ from vcd.sweeps.rows import DEAD, Row
 
 log = logging.getLogger("vcd")
 SETTINGS = ".launcher.json"  # in the sweep's folder: what it was last submitted with
-SHARED = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout")
+SHARED = (
+    "timeout_min",
+    "cpus_per_task",
+    "gpus_per_node",
+    "tasks_per_node",
+    "mem_gb",
+    "nodes",
+    "name",
+    "stderr_to_stdout",
+)
 
 
 @final
@@ -59,14 +68,18 @@ def submit(jobs: list[Job], *, settings: dict[str, Any], sweep: str) -> None:
     for job, started in zip(todo, submitted, strict=True):
         write_atomically(job.folder / "job", f"{started.job_id}\n")
     write_atomically(Path(sweep) / SETTINGS, json.dumps(settings, indent=2) + "\n")
-    print(f"{len(todo)} runs submitted as job {submitted[0].job_id.split('_')[0]}; how they do: python -m vcd.sweep status {sweep}")
+    print(
+        f"{len(todo)} runs submitted as job {submitted[0].job_id.split('_')[0]}; how they do: python -m vcd.sweep status {sweep}"
+    )
 
 
 def resubmit(sweep: Path, rows: list[Row]) -> int:
     """Submit again, as before, what has ended and is not finished; how many."""
     settings = sweep / SETTINGS
     if not settings.exists():
-        raise UserError(f"{sweep} was not submitted to SLURM: the same command of vcd.train goes on with what is not finished")
+        raise UserError(
+            f"{sweep} was not submitted to SLURM: the same command of vcd.train goes on with what is not finished"
+        )
     jobs = [Job(row.folder.resolve(), row.status["command"], row.status["cwd"]) for row in rows
             if row.state in DEAD and row.status.get("command")]  # fmt: skip
     for job in jobs:

@@ -30,7 +30,9 @@ def text(rows: list[Row]) -> str:
     states = [row.state for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(("finished", *states)))
     longest = max((row.seconds_left or 0 for row in rows), default=0)
-    return "\n".join([*lines, f"{len(rows)} runs: {counts}" + (f"; those running need {duration(longest)}" if longest else "")])
+    return "\n".join(
+        [*lines, f"{len(rows)} runs: {counts}" + (f"; those running need {duration(longest)}" if longest else "")]
+    )
 
 
 def duration(seconds: float) -> str:
@@ -47,11 +49,15 @@ def collect(rows: list[Row]) -> str:
     numbers = list(dict.fromkeys(name for metrics in measured for name in metrics))
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    writer.writerow(("folder", "variant", "seed", "overrides", "state", "step", "steps", "loss", "val_loss", *numbers, "error"))
+    writer.writerow(
+        ("folder", "variant", "seed", "overrides", "state", "step", "steps", "loss", "val_loss", *numbers, "error")
+    )
     for name, row, metrics in zip(names(rows), rows, measured, strict=True):
         variant, _, seed = row.status["identity"].rpartition("-seed")
         facts = (row.status.get(key) for key in ("step", "steps", "loss", "val_loss"))
-        writer.writerow((row.folder.name, variant, seed, name, row.state, *facts, *(metrics.get(n, "") for n in numbers), row.error))
+        writer.writerow(
+            (row.folder.name, variant, seed, name, row.state, *facts, *(metrics.get(n, "") for n in numbers), row.error)
+        )
     return buffer.getvalue()
 
 
@@ -68,4 +74,8 @@ def finished(table: Path) -> list[Path]:
 
 def _metrics(folder: Path) -> dict[str, float | None]:
     path = folder / "metrics.json"
-    return {name: number["value"] for name, number in json.loads(path.read_text())["metrics"].items()} if path.exists() else {}
+    return (
+        {name: number["value"] for name, number in json.loads(path.read_text())["metrics"].items()}
+        if path.exists()
+        else {}
+    )
