@@ -146,7 +146,7 @@ def sampling(reference: Reference, options: Any) -> Iterator[dict[str, Any]]:
                 sampler.sample(model=theirs, generate=True, batch_size=options.batch, prior=prior, t_diff=1)
 
         def our_samples(of) -> None:
-            of.sample(PerImage(0, range(options.batch), of.device), most=2)
+            of.sample(PerImage(0, range(options.batch), of.device), keep=2)
 
         calls = {
             "reference": reference_samples,

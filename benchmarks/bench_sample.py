@@ -34,7 +34,7 @@ def main() -> None:
         name: model(config(*SIZES[options.size], *SAMPLERS[name]), options.device).eval() for name in options.samplers
     }
     calls = {
-        name: lambda m=m: m.sample(PerImage(0, range(options.batch), m.device), most=2) for name, m in models.items()
+        name: lambda m=m: m.sample(PerImage(0, range(options.batch), m.device), keep=2) for name, m in models.items()
     }
     rows = []
     for name, taken in interleaved(calls, options.repeats, options.device).items():

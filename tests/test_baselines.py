@@ -12,7 +12,7 @@ from vcd.batch import Degraded
 from vcd.cli import explain
 from vcd.degradations.noise import Noise
 from vcd.perturbations import Gaussian
-from vcd.predictions import Residual
+from vcd.predictions import Eps
 from vcd.randomness import PerImage
 from vcd.samplers import DDIM, Cold, Naive, Sequential
 from vcd.schedules import Cosine, Linear
@@ -46,7 +46,7 @@ class Network:
 
     def __init__(self, D: Noise):
         self.degradation, self.perturbation = D, Gaussian(sigma=0.0, delta=0.0, coherent=True)
-        self.prediction = Residual()
+        self.prediction = Eps()
         self.prediction.bind(D)
 
     def eps(self, x, t):
@@ -296,7 +296,7 @@ def test_the_train_set_start_is_a_bounded_set_of_degraded_training_images(build)
 def test_the_noise_that_breaks_the_symmetry_is_really_there(build):
     x = Black(channels=1, size=8, noise=0.004).sample(PerImage(0, range(500)))
     assert (x + 1).std().item() == pytest.approx(0.004, rel=0.02)
-    model = build("model=bansal", "dataset.kernel.T=3")
+    model = build("model=bansal", "kernel.T=3")
     model.start.fit([torch.rand(40, 1, 8, 8) * 2 - 1])
     x = model.start.sample(PerImage(0, range(500)))
     assert (x - x.mean((2, 3), keepdim=True)).std().item() == pytest.approx(0.004, rel=0.03)

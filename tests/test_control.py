@@ -35,8 +35,8 @@ pytestmark = pytest.mark.usefixtures("seed")
 N = 4
 SMALL = [*(o for o in TINY if o != "T=3"), "network.unet.mults=[1]", "network.unet.attention=[]"]
 KINDS = {
-    "vcd": ["model=vcd", "T=4", "perturbation.sigma=0.0", "perturbation.delta=0.0"],
-    "noisy": ["model=vwd", "T=4", "degradation=blur", "start=gmm", "perturbation=gaussian", "perturbation.delta=0.1"],
+    "vcd": ["model=vcd", "T=4", "perturbation.sigma=0.0", "sampler.delta=0.0"],
+    "noisy": ["model=vwd", "T=4", "degradation=blur", "start=gmm", "perturbation=gaussian", "sampler.delta=0.1"],
     "jumps": ["model=vwd", "T=5", "degradation=blur", "prediction=vxt", "sampler.steps=3", "perturbation=none"],
     "ancestral": ["model=vwd", "T=3", "degradation=noise", "prediction=x0", "sampler=ancestral", "prior=shared"],
 }
@@ -98,7 +98,7 @@ def test_decoding_twice_is_the_same(model):
     path, _ = pair(model)
     first = steering.decode(model, path)
     assert torch.equal(steering.decode(model, path).states, first.states)
-    assert torch.equal(steering.decode(model, path, most=2).x0, first.x0)
+    assert torch.equal(steering.decode(model, path, keep=2).x0, first.x0)
 
 
 def test_decoding_does_not_depend_on_the_batch(model):
@@ -487,7 +487,7 @@ def test_each_latent_is_encoded_at_the_state_that_decoding_reaches(model):
     trajectory = steering.decode(model, path)
     noise, grid = path.noise.take(), trajectory.levels.flip(0).tolist()
     for i, level in enumerate(grid[:-1]):
-        delta = model.perturbation.delta
+        delta = model.sampler.delta
         x = trajectory.states.flip(0)[i]
         v = x + delta * noise.normal(1, 8, 8) if delta else x
         t, s = torch.full((N,), level), torch.full((N,), grid[i + 1])
@@ -560,7 +560,7 @@ def test_an_overfitted_model_gives_its_training_images_back(compose):
     """At least 30 dB, decoded from the encoded latents; VWD on 16 digits."""
     cfg = compose(
         "dataset=digits", "T=3", "model=vwd", "network=tiny", "network.encoder.latent=16", "prior=independent",
-        "perturbation=gaussian", "perturbation.sigma=0.02", "perturbation.delta=0.02", "model.beta=1e-4",
+        "perturbation=gaussian", "perturbation.sigma=0.02", "sampler.delta=0.02", "model.beta=1e-4",
     )  # fmt: skip
     model = checkpoints.build(cfg).train()
     images = to_float(Digits(size=8, channels=1).load("train").images[:16])
@@ -577,11 +577,11 @@ def test_an_overfitted_model_gives_its_training_images_back(compose):
         scheduler.step()
     model.eval()
     path, _ = steering.encode(model, images, PerImage(0, range(16)))
-    again = steering.decode(model, path, most=2).x0
+    again = steering.decode(model, path, keep=2).x0
     psnr = tasks.fidelity(again, images)["psnr"]
     assert psnr.mean() >= 30 and psnr.min() > 27
     other, _ = steering.encode(model, images.roll(1, 0), PerImage(0, range(16)))
-    swapped = steering.decode(model, steering.exchange(path, replace(other, noise=path.noise), [3, 2, 1]), most=2).x0
+    swapped = steering.decode(model, steering.exchange(path, replace(other, noise=path.noise), [3, 2, 1]), keep=2).x0
     assert tasks.fidelity(swapped, images.roll(1, 0))["psnr"].mean() >= 30  # the latents hold the image
 
 

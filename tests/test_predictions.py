@@ -10,7 +10,7 @@ from vcd.cli import CONF
 from vcd.degradations.base import Degradation
 from vcd.degradations.noise import Noise
 from vcd.errors import UserError
-from vcd.predictions import X0, Residual, VXt, Xt
+from vcd.predictions import X0, Eps, VXt, Xt
 from vcd.schedules import Cosine, Linear
 
 DEGRADATIONS = sorted(path.stem for path in (CONF / "degradation").glob("*.yaml"))
@@ -52,7 +52,7 @@ def test_an_increment_is_what_is_missing_from_the_base(degradation, prediction):
 
 @pytest.mark.parametrize(("T", "schedule"), [(6, Cosine()), (50, Linear()), (1000, Linear())])
 def test_residual_reads_x0_with_the_true_noise(T, schedule):
-    D, prediction = Noise(T=T, schedule=schedule).double(), Residual()
+    D, prediction = Noise(T=T, schedule=schedule).double(), Eps()
     prediction.bind(D)
     batch = degraded(D, prediction, n=T)
     assert (batch.s == 0).all()
@@ -65,16 +65,16 @@ def test_residual_reads_x0_with_the_true_noise(T, schedule):
 @pytest.mark.parametrize("name", [name for name in DEGRADATIONS if name != "noise"])
 def test_residual_without_noise_of_its_own_is_refused(compose, name):
     D = instantiate(compose(f"degradation={name}", "dataset=digits", "T=6").degradation)
-    with pytest.raises(UserError, match="prediction=residual needs the noise of degradation=noise"):
-        Residual().bind(D)
+    with pytest.raises(UserError, match="prediction=eps needs the noise of degradation=noise"):
+        Eps().bind(D)
 
 
 def test_the_levels_asked_for():
     t = torch.arange(1, 7)
     assert torch.equal(X0().level(t), torch.zeros(6, dtype=torch.long))
     assert torch.equal(Xt().level(t), t - 1)
-    assert torch.equal(Residual().level(t), torch.zeros(6, dtype=torch.long))
-    for prediction in (X0(), Xt(), VXt(), Residual()):
+    assert torch.equal(Eps().level(t), torch.zeros(6, dtype=torch.long))
+    for prediction in (X0(), Xt(), VXt(), Eps()):
         s = prediction.level(t)
         assert s.dtype == t.dtype and s.shape == t.shape
 

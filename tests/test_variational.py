@@ -13,7 +13,7 @@ from vcd.annealing import kl_weight
 from vcd.batch import Degraded
 from vcd.data.datamodule import DegradationDataModule
 from vcd.data.digits import Digits
-from vcd.metrics.levels import ActiveUnits, PerLevel
+from vcd.monitoring import ActiveUnits, PerLevel
 from vcd.models.variational import Variational
 from vcd.priors import Independent, Shared
 
@@ -89,7 +89,7 @@ def test_every_term_is_what_the_formula_says(build, prediction, coherent, anneal
 
 def test_the_residual_is_compared_with_the_noise(build):
     model = build(
-        "model=vwd", "prediction=residual", "degradation=noise", "schedule=linear", "perturbation=none"
+        "model=vwd", "prediction=eps", "degradation=noise", "schedule=linear", "perturbation=none"
     ).train()
     batch = batch_for(model)
     torch.manual_seed(7)

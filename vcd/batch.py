@@ -1,19 +1,60 @@
 """What flows from the data module to the models."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vcd.levels import Levels
 
-@dataclass
+Rows = Tensor | slice | Sequence[int]
+Self = TypeVar("Self", "Condition", "Degraded")
+
+
+def _take(batch: Self, rows: Rows) -> Self:
+    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return replace(batch, **{name: None if value is None else value[rows] for name, value in parts.items()})
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a network is told besides x_t, t and s, each part for every image of the batch, or None."""
+
+    z: Float[Tensor, "b *d"] | None = None  # the latent of this step
+    label: Int64[Tensor, " b"] | None = None
+    image: Float[Tensor, "b c2 h2 w2"] | None = None  # a first guess to refine
+
+    def take(self, rows: Rows) -> "Condition":
+        """These images' conditions; rows may repeat."""
+        return _take(self, rows)
+
+    def given(self, z: Float[Tensor, "b *d"] | None) -> "Condition":
+        """The same with this latent."""
+        return replace(self, z=z)
+
+
+UNCONDITIONAL = Condition()
+
+
+@dataclass(frozen=True)
 class Degraded:
     """A batch: clean images, two levels s < t each, and the images at these levels. Pixels in [-1, 1], float32."""
 
     x0: Float[Tensor, "b c h w"]
-    t: Int64[Tensor, " b"]
-    s: Int64[Tensor, " b"]
+    t: Levels
+    s: Levels
     x_t: Float[Tensor, "b c h w"]
     x_s: Float[Tensor, "b c h w"]
     eps: Float[Tensor, "b c h w"] | None  # None where the degradation is deterministic
     label: Int64[Tensor, " b"]
+
+    @property
+    def condition(self) -> Condition:
+        """What the network is told of these images, but for the latent."""
+        return Condition(label=self.label)
+
+    def take(self, rows: Rows) -> "Degraded":
+        """These images, all fields alike; rows may repeat."""
+        return _take(self, rows)

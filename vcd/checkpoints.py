@@ -64,7 +64,8 @@ def build(cfg: DictConfig) -> Diffusion:
     model = instantiate(
         cfg.model, _partial_=True, _convert_="all"
     )  # plain lists: what optimisers keep goes into checkpoints
-    return model(degradation=instantiate(cfg.degradation))
+    space = instantiate(cfg.space) if "space" in cfg else None
+    return model(degradation=instantiate(cfg.degradation), space=space)
 
 
 def load(

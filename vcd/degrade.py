@@ -25,20 +25,20 @@ def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from vcd.degradations.severity import measure
+    from vcd.randomness import PerImage
     from vcd.errors import UserError
     from vcd.images import to_float, to_uint8
 
     degradation = instantiate(cfg.degradation)
     images = instantiate(cfg.dataset.source).load("val")
-    generator = torch.Generator().manual_seed(cfg.seed)
 
     some = torch.linspace(0, len(images) - 1, min(MEASURED, len(images))).long()  # from all over: files lie by class
-    severity = measure(degradation, to_float(images.batch(some)), generator)
+    severity = measure(degradation, to_float(images.batch(some)), PerImage(cfg.seed, range(len(some))))
 
     T = degradation.T
     shown = torch.linspace(0, T, min(T + 1, COLUMNS)).round().long()
     x0 = to_float(images.balanced(ROWS))
-    eps = degradation.draw(x0, generator)
+    eps = degradation.draw(x0, PerImage(cfg.seed, range(len(x0))))
     levels = torch.stack([to_uint8(degradation(x0, t.expand(len(x0)), eps)) for t in shown], 1)  # (rows, columns, ...)
 
     out = Path(cfg.out).expanduser()

@@ -1,4 +1,4 @@
-"""Pixels: [-1, 1] everywhere inside, uint8 at both ends, and one function each way."""
+"""Sheets and animations of 8-bit images."""
 
 import math
 from collections.abc import Sequence
@@ -6,21 +6,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
-BLACK = -1.0  # the value of a black pixel
+from vcd.spaces import BLACK, to_float, to_uint8
 
-
-def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """uint8 0..255 to float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1.0
-
-
-def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """[-1, 1] to uint8: clamp, then round to the nearest of the 256 values; files and metrics share it."""
-    return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
-
+__all__ = ["BLACK", "grid", "to_float", "to_uint8", "write_gif", "write_png"]
 
 def grid(images: UInt8[Tensor, "n c h w"], columns: int | None = None, scale: int | None = None):
     """Tile images, row by row and on grey, into one PIL image; small ones are enlarged by a whole factor, exactly.

@@ -37,7 +37,7 @@ def estimate(model: Diffusion, batch: Degraded) -> Estimate:
 
 def _kept(model: Diffusion, batch: Degraded, n: int) -> int:
     """Bytes that autograd keeps for the backward pass of n images, each storage once, weights left out."""
-    part = Degraded(**{k: v if v is None else v[:n] for k, v in vars(batch).items()})
+    part = batch.take(slice(n))
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}  # the tensors themselves: a storage that is freed could be taken for another
 

@@ -1,26 +1,52 @@
 """What the network is shown instead of the true x_t, so that the states of sampling are seen in training.
 
-sigma is the std of Gaussian noise in training, delta that of the noise which joins every state in sampling, both in
-units of images in [-1, 1] (twice the papers' [0, 1] units).
+sigma is the std of Gaussian noise in training, in units of images in [-1, 1] (twice the papers' [0, 1] units). The noise
+of sampling is `sampler.delta`.
 """
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Geometric
 
 from vcd.batch import Degraded
 from vcd.errors import UserError
+from vcd.levels import Levels
+from vcd.restorer import Encoding
+from vcd.samplers import Sampler
 
-if TYPE_CHECKING:
-    from vcd.models.base import Diffusion
+
+class Teacher(Encoding, Protocol):
+    """Who walks a rollout."""
+
+    @property
+    def sampler(self) -> Sampler: ...
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Without dropout, meanwhile."""
+        ...
 
 
-@dataclass
+class Student(Protocol):
+    """Who is trained on perturbed states."""
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken."""
+        ...
+
+    def teacher(self, live: bool) -> Teacher:
+        """The live weights or the averaged ones."""
+        ...
+
+
+@dataclass(frozen=True)
 class Shown:
     """network: what the network reads; base: what the encoder reads and the increment is added to."""
 
@@ -31,36 +57,37 @@ class Shown:
 class Perturbation(ABC):
     """A rule for the state that stands in for x_t."""
 
-    def __init__(self, *, sigma: float = 0.0, delta: float = 0.0):
-        for key, value in (("sigma", sigma), ("delta", delta)):
-            if value < 0:
-                raise UserError(f"perturbation.{key}={value} is a standard deviation and cannot be negative")
-        self.sigma, self.delta = sigma, delta
+    def __init__(self, *, sigma: float = 0.0):
+        if not sigma >= 0:
+            raise UserError(f"perturbation.sigma={sigma} is a standard deviation and cannot be negative")
+        self.sigma = sigma
 
     def noisy(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """x + sigma eps."""
         return x + self.sigma * torch.randn_like(x) if self.sigma else x
 
     @abstractmethod
-    def __call__(self, batch: Degraded, model: "Diffusion") -> Shown:
+    def __call__(self, batch: Degraded, model: Student) -> Shown:
         """The states shown to the network for this batch of training."""
 
     def on_true_path(self, batch: Degraded) -> Shown:
-        """The states of validation: the true path, with the noise that sampling will have too."""
+        """The states of validation: the true path, with the noise that sampling has too."""
         v = self.noisy(batch.x_t)
         return Shown(v, v)
 
 
+@final
 class Unperturbed(Perturbation):
     """The true x_t."""
 
     def __init__(self) -> None:
         super().__init__()
 
-    def __call__(self, batch, model):
+    def __call__(self, batch: Degraded, model: Student) -> Shown:
         return Shown(batch.x_t, batch.x_t)
 
 
+@final
 class Gaussian(Perturbation):
     """Warm diffusion: x_t + sigma eps.
 
@@ -68,19 +95,20 @@ class Gaussian(Perturbation):
     repeat it. Otherwise on the network's input only, as published for VWD.
     """
 
-    def __init__(self, *, sigma: float, delta: float, coherent: bool):
-        super().__init__(sigma=sigma, delta=delta)
+    def __init__(self, *, sigma: float, coherent: bool):
+        super().__init__(sigma=sigma)
         self.coherent = coherent
 
-    def __call__(self, batch, model):
+    def __call__(self, batch: Degraded, model: Student) -> Shown:
         v = self.noisy(batch.x_t)
         return Shown(v, v if self.coherent else batch.x_t)
 
-    def on_true_path(self, batch):
+    def on_true_path(self, batch: Degraded) -> Shown:
         v = self.noisy(batch.x_t) if self.coherent else batch.x_t
         return Shown(v, v)
 
 
+@final
 class Rollout(Perturbation):
     """The model's own bias: xhat_t, which the teacher reaches from x_T with posterior latents, without gradient.
 
@@ -89,19 +117,19 @@ class Rollout(Perturbation):
 
     p: probability of return; p_warmup holds for the first `warmup` steps (live weights), then p is reached linearly
     over `anneal` steps (averaged weights; 0: at once, as published). true_share: images kept on the true path.
-    most: the longest rollout, in levels; None: up to T.
+    longest: the longest rollout, in levels; None: up to T.
     """
 
     def __init__(
-        self, *, p: float, p_warmup: float, warmup: int, anneal: int, true_share: float, sigma: float, delta: float,
-        most: int | None = None,
+        self, *, p: float, p_warmup: float, warmup: int, anneal: int, true_share: float, sigma: float,
+        longest: int | None = None,
     ):  # fmt: skip
-        super().__init__(sigma=sigma, delta=delta)
+        super().__init__(sigma=sigma)
         for key, value in (("p", p), ("p_warmup", p_warmup), ("true_share", true_share)):
             if not 0.0 <= value <= 1.0:
-                raise UserError(f"perturbation.{key}={value} is a probability: between 0 and 1")
+                raise UserError(f"perturbation.{key}={value} is a probability: it must lie between 0 and 1")
         self.p, self.p_warmup, self.warmup, self.anneal = p, p_warmup, warmup, anneal
-        self.true_share, self.most = true_share, most
+        self.true_share, self.longest = true_share, longest
 
     def probability(self, step: int) -> float:
         """Probability of return at training step `step`."""
@@ -110,47 +138,50 @@ class Rollout(Perturbation):
         progress = min(1.0, (step - self.warmup) / self.anneal) if self.anneal else 1.0
         return self.p_warmup + (self.p - self.p_warmup) * progress
 
-    def starts(self, t: Int[Tensor, " b"], T: int, p: float) -> Int[Tensor, " b"]:
+    def starts(self, t: Levels, T: int, p: float) -> Levels:
         """The level of the last return to the true path, between t and T."""
-        u = torch.rand(t.shape, device=t.device)
-        never = torch.full_like(u, float(T))  # p = 0: from x_T every time
-        J = torch.floor(torch.log1p(-u) / torch.log1p(torch.tensor(-p))) if 0 < p < 1 else (never if p == 0 else 0 * u)
+        longest = self.longest or T
+        if p > 0:
+            J = Geometric(torch.full(t.shape, p, device=t.device), validate_args=False).sample().clamp(max=longest)
+        else:  # no return: from x_T every time
+            J = torch.full(t.shape, float(longest), device=t.device)
         kept = torch.rand(t.shape, device=t.device) < self.true_share
-        return torch.where(kept, t, (t + J.clamp(max=self.most or T).long()).clamp(max=T))
+        return torch.where(kept, t, (t + J.long()).clamp(max=T))
 
-    def __call__(self, batch, model):
-        v = self.noisy(self.reached(batch, model))
+    def __call__(self, batch: Degraded, model: Student) -> Shown:
+        teacher = model.teacher(live=model.step < self.warmup)
+        starts = self.starts(batch.t, teacher.degradation.T, self.probability(model.step))
+        with teacher.evaluating():
+            v = self.noisy(self.reached(batch, teacher, starts))
         return Shown(v, v)
 
     @torch.no_grad()
-    def reached(self, batch: Degraded, model: "Diffusion") -> Float[Tensor, "b c h w"]:
-        """xhat_t, or x_t where the last return to the true path was at t."""
-        teacher = model.teacher(warm=model.step < self.warmup)
-        D, sampler = teacher.degradation, teacher.sampler
-        k = self.starts(batch.t, D.T, self.probability(model.step))
-        order = (k - batch.t).argsort(descending=True)  # the longest first: the batch shrinks from its end
-        x0, t, k = batch.x0[order], batch.t[order], k[order]
-        eps = None if batch.eps is None else batch.eps[order]
-        x = D(x0, k, eps)
-        part = max(
-            2, len(x) // 4
-        )  # few sizes of batch: kernels are made ready for each anew. One image may be too few for a norm
-        for n in _active(k - t):
+    def reached(self, batch: Degraded, teacher: Teacher, starts: Levels) -> Float[Tensor, "b c h w"]:
+        """xhat_t from the true x at `starts`; x_t itself where that is t."""
+        D = teacher.degradation
+        order = (starts - batch.t).argsort(descending=True)  # the longest first: the batch shrinks from its end
+        walkers, k = batch.take(order), starts[order]
+        x = D(walkers.x0, k, walkers.eps)
+        part = max(2, len(x) // 4)  # few sizes of batch: kernels are made ready for each anew. One image may be too few for a norm
+        for n in _active(k - walkers.t):
             m = min(len(x), math.ceil(n / part) * part)
-            level, e = k[:m], None if eps is None else eps[:m]
-            s = sampler.ask(level, level - 1)
-            v = self.noisy(x[:m])
-            q = teacher.encode(v, D(x0[:m], s, e), level, s)
-            z = None if q is None else q.sample()
-            noise = torch.randn_like(v) if sampler.stochastic else None
-            x = torch.cat([sampler.step(teacher, v, level, level - 1, z, noise)[0][:n], x[n:]])
+            arrived = self._walk(teacher, walkers.take(slice(m)), x[:m], k[:m])
+            x = torch.cat([arrived[:n], x[n:]])
             k = torch.cat([k[:n] - 1, k[n:]])
         reached = torch.empty_like(x)
         reached[order] = x
         return reached
 
+    def _walk(self, teacher: Teacher, walkers: Degraded, x: Tensor, k: Levels) -> Tensor:
+        """One step of the teacher's sampler from level k, with a latent of the encoder, which looks at the true x_s."""
+        s = teacher.sampler.ask(k, k - 1)
+        v = self.noisy(x)
+        q = teacher.encode(v, teacher.degradation(walkers.x0, s, walkers.eps), k, s)
+        condition = walkers.condition.given(None if q is None else q.sample())
+        return teacher.sampler.step(teacher, v, k, k - 1, condition, lambda: torch.randn_like(v)).x
 
-def _active(steps: Int[Tensor, " b"]) -> list[int]:
+
+def _active(steps: Levels) -> list[int]:
     """How many images still walk in each round, for step counts in descending order."""
     counts = steps.cpu()
     return [int((counts > j).sum()) for j in range(int(counts.max()))]

@@ -1,21 +1,23 @@
-"""What the network is asked for: x0, xt, vxt or the residual.
+"""What the network is asked for: x0, xt, vxt, eps or v.
 
 x0, xt and vxt are one idea, an estimate of a less degraded level s: `level` says which, `target` what the network's
-output regresses to, `read` what the output says about x_s.
+output regresses to, `read` what the output says about x_s. eps and v are x0 in other words, where there is noise.
 """
 
 from abc import ABC, abstractmethod
+from typing import final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vcd.batch import Degraded
 from vcd.degradations.base import Degradation
+from vcd.degradations.gaussian import GaussianDegradation
 from vcd.errors import UserError
+from vcd.levels import Levels
 
 Pixels = Float[Tensor, "b c h w"]
-Levels = Int[Tensor, " b"]
 
 
 class Prediction(ABC):
@@ -32,15 +34,15 @@ class Prediction(ABC):
         """Whether the trained network can be asked at level t for level s."""
 
     @abstractmethod
-    def target(self, batch: Degraded, x_t: Pixels) -> Pixels:
+    def target(self, batch: Degraded, x_t: Pixels, D: Degradation) -> Pixels:
         """What the output should be, given the state x_t that the step starts from."""
 
     @abstractmethod
-    def read(self, out: Pixels, x_t: Pixels, t: Levels, s: Levels) -> Pixels:
+    def read(self, out: Pixels, x_t: Pixels, t: Levels, s: Levels, D: Degradation) -> Pixels:
         """xhat_s from the output."""
 
-    def bind(self, degradation: Degradation) -> None:
-        """Called once with the degradation of the run; UserError when it cannot serve this prediction."""
+    def check(self, D: Degradation) -> None:
+        """UserError where this degradation cannot serve this prediction."""
 
 
 class Clean(Prediction, ABC):
@@ -51,30 +53,32 @@ class Clean(Prediction, ABC):
     def level(self, t: Levels) -> Levels:
         return torch.zeros_like(t)
 
-    def answers(self, t, s):
+    def answers(self, t: Levels, s: Levels) -> Bool[Tensor, " b"]:
         return s == 0
 
 
+@final
 class X0(Clean):
     """The clean image, directly: s = 0 (Bansal et al. 2022, arXiv:2208.09392)."""
 
-    def target(self, batch, x_t):
+    def target(self, batch: Degraded, x_t: Pixels, D: Degradation) -> Pixels:
         return batch.x0
 
-    def read(self, out, x_t, t, s):
+    def read(self, out: Pixels, x_t: Pixels, t: Levels, s: Levels, D: Degradation) -> Pixels:
         return out
 
 
 class Increment(Prediction, ABC):
     """The output is an increment: xhat_s = x_t + f(x_t, t, s, z) (Rissanen et al. 2022, arXiv:2206.13397, eq. 8)."""
 
-    def target(self, batch, x_t):
+    def target(self, batch: Degraded, x_t: Pixels, D: Degradation) -> Pixels:
         return batch.x_s - x_t
 
-    def read(self, out, x_t, t, s):
+    def read(self, out: Pixels, x_t: Pixels, t: Levels, s: Levels, D: Degradation) -> Pixels:
         return x_t + out
 
 
+@final
 class Xt(Increment):
     """The next less degraded level: s = t - 1."""
 
@@ -83,37 +87,70 @@ class Xt(Increment):
     def level(self, t: Levels) -> Levels:
         return t - 1
 
-    def answers(self, t, s):
+    def answers(self, t: Levels, s: Levels) -> Bool[Tensor, " b"]:
         return s == t - 1
 
+    def check(self, D: Degradation) -> None:
+        if D.continuous:
+            raise UserError("prediction=xt needs a next level, and this degradation has levels in between; take prediction=vxt or x0")
 
+
+@final
 class VXt(Increment):
-    """Any less degraded level: s uniform on {0, ..., t-1}, drawn for every image anew."""
+    """Any less degraded level: s uniform on {0, ..., t-1}, or on [0, t), drawn for every image anew."""
 
     gives = "every less degraded level"
 
     def level(self, t: Levels) -> Levels:
-        return (torch.rand(t.shape, device=t.device) * t).long().clamp(max=t - 1)
+        s = torch.rand(t.shape, device=t.device) * t
+        return s if t.is_floating_point() else s.long().clamp(max=t - 1)
 
-    def answers(self, t, s):
+    def answers(self, t: Levels, s: Levels) -> Bool[Tensor, " b"]:
         return s < t
 
 
-class Residual(Clean):
-    """The noise eps of x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps (Ho et al. 2020, arXiv:2006.11239); reads xhat_0."""
+class OfNoise(Clean, ABC):
+    """Predictions that need a Gaussian degradation."""
 
-    def __init__(self) -> None:
-        self.degradation: Degradation | None = None
+    def check(self, D: Degradation) -> None:
+        gaussian(D, f"prediction={type(self).__name__.lower()}", "take prediction=x0, xt or vxt")
 
-    def bind(self, degradation: Degradation) -> None:
-        if not hasattr(degradation, "alpha_bar"):
-            raise UserError("prediction=residual needs the noise of degradation=noise; take prediction=x0, xt or vxt")
-        self.degradation = degradation
 
-    def target(self, batch, x_t):
+@final
+class Eps(OfNoise):
+    """The noise eps of x_t = signal_t x_0 + noise_t eps (Ho et al. 2020, arXiv:2006.11239); reads xhat_0."""
+
+    def target(self, batch: Degraded, x_t: Pixels, D: Degradation) -> Pixels:
+        assert batch.eps is not None
         return batch.eps
 
-    def read(self, out, x_t, t, s):
-        signal = self.degradation.sqrt_alpha_bar[t].view(-1, 1, 1, 1)
-        noise = self.degradation.sqrt_one_minus_alpha_bar[t].view(-1, 1, 1, 1)
-        return (x_t - noise * out) / signal
+    def read(self, out: Pixels, x_t: Pixels, t: Levels, s: Levels, D: Degradation) -> Pixels:
+        D = gaussian(D)
+        signal, noise = D.at(t)
+        return D.basis.inverse(D.basis(x_t - noise * out) / signal)
+
+
+@final
+class V(OfNoise):
+    """v = signal_t eps - noise_t x_0 (Salimans and Ho 2022, arXiv:2202.00512); reads xhat_0.
+
+    signal_t x_t - noise_t v is (signal_t^2 + noise_t^2) x_0, per coefficient of the degradation's basis.
+    """
+
+    def target(self, batch: Degraded, x_t: Pixels, D: Degradation) -> Pixels:
+        assert batch.eps is not None
+        D = gaussian(D)
+        signal, noise = D.at(batch.t)
+        return D.basis.scale(batch.eps, signal) - noise * batch.x0
+
+    def read(self, out: Pixels, x_t: Pixels, t: Levels, s: Levels, D: Degradation) -> Pixels:
+        D = gaussian(D)
+        signal, noise = D.at(t)
+        return D.basis.inverse((signal * D.basis(x_t) - noise * D.basis(out)) / (signal**2 + noise**2))
+
+
+def gaussian(D: Degradation, who: str = "this", instead: str = "take another part") -> GaussianDegradation:
+    """The degradation, if it is Gaussian; else UserError."""
+    if not isinstance(D, GaussianDegradation):
+        raise UserError(f"{who} needs Gaussian noise (degradation=noise or blur_noise); for {type(D).__name__} {instead}")
+    return D

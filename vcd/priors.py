@@ -1,19 +1,38 @@
 """Where z_t comes from when nothing is encoded."""
 
 import logging
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from vcd.metrics.levels import ActiveUnits
+from vcd.levels import Levels
+from vcd.monitoring import ActiveUnits
 from vcd.randomness import PerImage
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder makes of images along the model's own path; step t stands at index t - 1.
+
+    z are the latents that the path was walked with, mean those of their posteriors, kl the KL to the prior in nats;
+    noise is what the walk added to its states. Levels that the sampler does not visit hold zeros.
+    """
+
+    x_T: Float[Tensor, "n c h w"]
+    z: Float[Tensor, "T n d"]
+    mean: Float[Tensor, "T n d"]
+    kl: Float[Tensor, "T n"]
+    noise: PerImage
 
 
 class Prior(nn.Module, ABC):
@@ -35,15 +54,16 @@ class Prior(nn.Module, ABC):
         new[index] = self.sample(len(z), randomness)[index]
         return new
 
-    def fit(self, posteriors: Iterable[Normal]) -> None:
-        """Fit, after training, to q(z_1..z_T | x) of training images: batches of Normals over (T,b,d), without end."""
+    def fit(self, encoded: Iterable[Encoded]) -> None:
+        """Fit, after training, to the latents of training images: an endless iterator of batches."""
 
-    def kl(self, q: Normal) -> Float[Tensor, " b"]:
-        """KL(q || N(0, I)) in nats, summed over latent dimensions."""
+    def kl(self, q: Normal, x_t: Float[Tensor, "b c h w"], t: Levels) -> Float[Tensor, " b"]:
+        """KL(q || N(0, I)) in nats, summed over latent dimensions. A prior may look at the state x_t that q was asked at."""
         p = Normal(torch.zeros_like(q.mean), torch.ones_like(q.mean), validate_args=False)
         return kl_divergence(q, p).sum(1)
 
 
+@final
 class Independent(Prior):
     """A z of its own for every step, as in training."""
 
@@ -51,6 +71,7 @@ class Independent(Prior):
         return temperature * randomness.normal(T, self.latent).transpose(0, 1)
 
 
+@final
 class Shared(Prior):
     """One z for all steps, as published for VCD and VWD; what is resampled gets a z of its own."""
 
@@ -58,6 +79,7 @@ class Shared(Prior):
         return temperature * randomness.normal(self.latent).expand(T, -1, -1)
 
 
+@final
 class Mixture(Prior):
     """A Gaussian mixture on the latents of all steps together, fitted after training; N(0, I) until then.
 
@@ -75,28 +97,40 @@ class Mixture(Prior):
         self.register_buffer("means", torch.zeros(0, 0))
         self.register_buffer("factors", torch.zeros(0, 0, 0))  # Cholesky
 
-    def fit(self, posteriors: Iterable[Normal]) -> None:
-        from sklearn.mixture import GaussianMixture
-
-        means, z = [], []
-        for q in posteriors:
-            means.append(q.mean.transpose(0, 1).flatten(1).cpu())
-            z.append(q.sample().transpose(0, 1).flatten(1).cpu())
+    def fit(self, encoded: Iterable[Encoded]) -> None:
+        z, means = [], []
+        for e in encoded:
+            z.append(e.z.transpose(0, 1).flatten(1).cpu())
+            means.append(e.mean.transpose(0, 1).flatten(1).cpu())
             if sum(map(len, z)) >= self.images:
                 break
         units = torch.nonzero(torch.cat(means).var(0) > ActiveUnits.threshold).flatten()
         if len(units) == 0:
             log.warning("no latent unit is in use: the prior stays standard normal")
             return
-        mixture = GaussianMixture(self.components, reg_covar=1e-2, random_state=0, init_params="k-means++")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # 100 iterations are enough, converged or not
-            mixture.fit(torch.cat(z)[:, units].double().numpy())
+        mixture = self._best(torch.cat(z)[:, units].double().numpy())
         device = self.weights.device
         self.units = units.to(device)
         self.weights = torch.as_tensor(mixture.weights_, dtype=torch.float32, device=device)
         self.means = torch.as_tensor(mixture.means_, dtype=torch.float32, device=device)
         self.factors = torch.linalg.cholesky(torch.as_tensor(mixture.covariances_)).float().to(device)
+
+    def _best(self, z: Any) -> Any:
+        """The mixture of at most `components`, halved as often as that helps on a tenth of the latents, held out."""
+        from sklearn.mixture import GaussianMixture
+
+        held_out, fitted = z[: len(z) // 10], z[len(z) // 10 :]
+        best, score, count = None, -math.inf, min(self.components, max(1, len(fitted)))
+        while count >= 1:
+            mixture = GaussianMixture(count, reg_covar=1e-2, random_state=0, init_params="k-means++")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # 100 iterations are enough, converged or not
+                mixture.fit(fitted)
+            found = mixture.score(held_out) if len(held_out) else math.inf
+            if found <= score:
+                break
+            best, score, count = mixture, found, count // 2
+        return best
 
     def sample(self, T: int, randomness: PerImage, temperature: float = 1.0) -> Float[Tensor, "T n d"]:
         z = temperature * randomness.normal(T * self.latent)
@@ -129,7 +163,7 @@ class Mixture(Prior):
         flat[:, self.units[drawn]] = (mean[rows, k] + (spread[k] @ noise[..., None])[..., 0]).to(flat.dtype)
         return flat.unflatten(1, (len(z), self.latent)).transpose(0, 1)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """What was fitted decides the shapes."""
         for name, buffer in self.named_buffers(recurse=False):
             if prefix + name in state_dict:

@@ -85,7 +85,7 @@ def look(folder: Path, *, n: int, pairs: int, seed: int, device: str) -> Look:
     if not (folder / "last.ckpt").is_file():
         raise UserError(f"run={folder} holds no last.ckpt: give a run folder, such as one below runs/")
     model, cfg = checkpoints.load(folder / "last.ckpt", device)
-    trajectory = model.sample(PerImage(seed, range(n), model.device), most=FRAMES)
+    trajectory = model.sample(PerImage(seed, range(n), model.device), keep=FRAMES)
     states = to_uint8(trajectory.states).cpu()
     rows = states[:, :8].flip(0).transpose(0, 1)[:, :: max(1, len(states) // 12)]
     steps = checkpoints.read(folder / "last.ckpt")["global_step"]
@@ -130,10 +130,10 @@ def exchange_matrices(model: "Diffusion", path: "LatentPath") -> Exchange:
     n, levels = len(path), steering.levels_of(model, STEPS)
     target = path.take([i for i in range(n) for _ in range(n)])
     source = replace(path.take(list(range(n)) * n), noise=target.noise)
-    x0 = steering.decode(model, path, most=2).x0
+    x0 = steering.decode(model, path, keep=2).x0
     pictures = []
     for t in levels:
-        changed = steering.decode(model, steering.exchange(target, source, [t]), most=2).x0.unflatten(0, (n, n))
+        changed = steering.decode(model, steering.exchange(target, source, [t]), keep=2).x0.unflatten(0, (n, n))
         head = torch.cat([torch.zeros_like(x0[:1]), x0])  # grey corner, then the sources
         body = torch.cat([x0[:, None], changed], 1).flatten(0, 1)
         pictures.append(_png(grid(to_uint8(torch.cat([head, body])).cpu(), columns=n + 1)))

@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
     parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
     model, trained = checkpoints.load(cfg.ckpt, checkpoints.device_of(cfg.device), cfg.raw, parts)
     if cfg.delta is not None:
-        model.perturbation.delta = cfg.delta
+        model.sampler.delta = cfg.delta
     chosen = "".join(f"-{type(getattr(model, part)).__name__.lower()}" for part in parts)
     out = Path(str(cfg.out)) if cfg.out else Path(cfg.ckpt).parent / f"samples-seed{cfg.seed}-n{cfg.n}{chosen}"
     if out.exists() and any(out.iterdir()) and not (out / "sample.json").exists():
@@ -45,22 +45,22 @@ def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
 
     from vcd.callbacks.pictures import FRAMES, write_sequences
     from vcd.checkpoints import fingerprint
-    from vcd.images import to_uint8, write_png
+    from vcd.images import write_png
     from vcd.randomness import PerImage
 
     out.mkdir(parents=True, exist_ok=True)
     facts = {"ckpt": str(cfg.ckpt), "sha256": fingerprint(cfg.ckpt), "n": cfg.n, "seed": cfg.seed, "raw": cfg.raw,
              "prior": type(getattr(model, "prior", None)).__name__, "sampler": type(model.sampler).__name__,
-             "delta": model.perturbation.delta}  # fmt: skip
+             "delta": model.sampler.delta}  # fmt: skip
     _say(out, facts, finished=False)
     shutil.rmtree(out / "png", ignore_errors=True)  # more images than this time, perhaps
     written = {}
     array, sequences = None, []
     for first in tqdm(range(0, cfg.n, cfg.batch_size), desc="sampling", unit="batch"):
         indices = range(first, min(first + cfg.batch_size, cfg.n))
-        most = FRAMES if first < cfg.rows else 2  # states to keep: never thousands
-        trajectory = model.sample(PerImage(cfg.seed, indices, model.device), most=most)
-        images = to_uint8(trajectory.x0).cpu()
+        keep = FRAMES if first < cfg.rows else 2  # states to keep: never thousands
+        trajectory = model.sample(PerImage(cfg.seed, indices, model.device), keep=keep)
+        images = model.space.decode(trajectory.x0).cpu()
         pixels = images.permute(0, 2, 3, 1).numpy()
         if array is None:
             array = np.lib.format.open_memmap(out / "samples.npy", "w+", np.uint8, (cfg.n, *pixels.shape[1:]))
@@ -76,7 +76,7 @@ def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
     array.flush()
     written["grid"] = write_png(out / "samples.png", torch.from_numpy(array[:256]).permute(0, 3, 1, 2))
     if sequences:
-        written["sequences"] = write_sequences(out / "sequences.png", torch.cat(sequences, dim=1))
+        written["sequences"] = write_sequences(out / "sequences.png", torch.cat(sequences, dim=1), model.space)
     _say(out, facts, finished=True)
     return written
 

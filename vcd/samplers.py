@@ -1,26 +1,39 @@
 """From x_T back to x_0. Samplers are stateless; all randomness belongs to the images."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vcd.batch import UNCONDITIONAL, Condition
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
-from vcd.predictions import Prediction
+from vcd.levels import Levels
+from vcd.predictions import Prediction, gaussian
 from vcd.randomness import PerImage
+from vcd.restorer import Restorer
 
-if TYPE_CHECKING:
-    from vcd.models.base import Diffusion
+Pixels = Float[Tensor, "b c h w"]
+Draw = Callable[[], Tensor]  # standard normal like the states, new at every call
+LatentRule = Callable[[Tensor, Levels, Levels], Tensor]  # z from the state v that the network sees, t and s
+Latents = Float[Tensor, "T n *d"] | LatentRule | None
 
-Levels = Int[Tensor, " b"]
+
+@dataclass(frozen=True)
+class Step:
+    """What a sampler makes of x_t: x_s, the estimate of the clean image on the way (None where there is none), and t."""
+
+    x: Pixels
+    x0hat: Pixels | None
+    t: Levels
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trajectory:
     """states[i] is x at level levels[i], from levels[0] = 0 up to the level it started from.
 
@@ -39,15 +52,16 @@ class Trajectory:
 class Sampler(ABC):
     """One loop over levels T = t_0 > t_1 > ... > 0; the concrete classes say how to step from t to s.
 
-    steps: how many levels are visited, evenly spread; None: all T.
+    steps: how many levels are visited, evenly spread; None: all T. delta: std of the noise that joins every state
+    before it is restored, in units of images in [-1, 1] (twice the papers' [0, 1] units).
     """
 
-    stochastic = False  # does a step need noise of its own?
-
-    def __init__(self, *, steps: int | None = None):
+    def __init__(self, *, steps: int | None = None, delta: float = 0.0):
         if steps is not None and steps < 1:
             raise UserError(f"sampler.steps={steps} must be at least 1, or null for every level")
-        self.steps = steps
+        if not delta >= 0:
+            raise UserError(f"sampler.delta={delta} is a standard deviation and cannot be negative")
+        self.steps, self.delta = steps, delta
 
     @abstractmethod
     def ask(self, t: Levels, s: Levels) -> Levels:
@@ -55,18 +69,19 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(
-        self, model: "Diffusion", x: Float[Tensor, "b c h w"], t: Levels, s: Levels, z: Tensor | None,
-        eps: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """(x_s, xhat_0 or None) from x_t; eps: standard normal, where the sampler is stochastic."""
+        self, model: Restorer, x: Pixels, t: Levels, s: Levels, condition: Condition, draw: Draw, before: Step | None = None
+    ) -> Step:
+        """From x_t to x_s. draw: as much noise as the step needs; before: the step that led to x_t, for multistep methods."""
 
-    def bind(self, degradation: Degradation, prediction: Prediction) -> None:
-        """UserError when this sampler cannot go with that degradation or prediction."""
-        grid = self.grid(degradation.T)
+    def check(self, D: Degradation, prediction: Prediction) -> None:
+        """UserError where this sampler cannot go with that degradation or prediction."""
+        grid = self.grid(D.T)
         t, s = torch.tensor(grid[:-1]), torch.tensor(grid[1:])
         if not torch.all(prediction.answers(t, self.ask(t, s))):
-            raise UserError(f"sampler={type(self).__name__.lower()} in {len(t)} steps asks for levels that "
-                            f"prediction={type(prediction).__name__.lower()} does not give: {prediction.gives}")  # fmt: skip
+            raise UserError(
+                f"sampler={type(self).__name__.lower()} in {len(t)} steps asks for levels that "
+                f"prediction={type(prediction).__name__.lower()} does not give: {prediction.gives}"
+            )
 
     def grid(self, T: int) -> list[int]:
         """The levels visited, T first and 0 last. UserError when there are fewer levels than steps."""
@@ -82,72 +97,83 @@ class Sampler(ABC):
 
     @torch.no_grad()
     def __call__(
-        self,
-        model: "Diffusion",
-        x_T: Float[Tensor, "n c h w"],
-        latents: Float[Tensor, "T n d"] | Callable[[Tensor, Levels, Levels], Tensor] | None,
-        randomness: PerImage,
-        level: int | None = None,
-        most: int | None = None,
-    ) -> Trajectory:
-        """Sample from x at `level` (default: T) down to x_0; noise of std delta joins every state the network sees.
+        self, model: Restorer, x_T: Float[Tensor, "n c h w"], randomness: PerImage, *, latents: Latents = None,
+        condition: Condition = UNCONDITIONAL, level: int | None = None, keep: int | None = None,
+    ) -> Trajectory:  # fmt: skip
+        """Walk from x_T, or from x at `level`, to x_0.
 
-        latents: z_t at index t - 1; or a function of the state that the network sees, t and s, such as an encoder.
-        most: keep no more than about so many states, evenly spread, first and last among them; None: all.
+        latents: z_t at index t - 1, or a function of the state that the network sees, t and s, such as an encoder.
+        keep: about how many states to keep, evenly spread, first and last among them; None: all.
         """
         T = model.degradation.T
         level = T if level is None else level
         grid = [level, *(t for t in self.grid(T) if t < level)]
-        last = len(grid) - 1
-        kept = range(last + 1) if most is None else torch.linspace(0, last, min(most, last + 1)).round().long().tolist()
-        delta, x = model.perturbation.delta, x_T
+        kept = set(_evenly(len(grid), keep))
+
+        def draw() -> Tensor:
+            return randomness.normal(*x_T.shape[1:])
+
+        x, before = x_T, None
         states, estimates = [x_T], []
-        for i in range(last):
-            t, s = (torch.full((len(x),), grid[i + j], device=x.device) for j in (0, 1))
-            v = x + delta * randomness.normal(*x.shape[1:]) if delta else x
-            eps = randomness.normal(*x.shape[1:]) if self.stochastic else None
-            z = latents(v, t, s) if callable(latents) else None if latents is None else latents[grid[i] - 1]
-            x, x0hat = self.step(model, v, t, s, z, eps)
-            if i in kept:
-                estimates.append(x0hat)
+        for i, (high, low) in enumerate(itertools.pairwise(grid)):
+            t, s = (torch.full((len(x),), at, device=x.device) for at in (high, low))
+            v = x + self.delta * draw() if self.delta else x
+            z = latents(v, t, s) if callable(latents) else None if latents is None else latents[high - 1]
+            before = self.step(model, v, t, s, condition.given(z), draw, before)
+            x = before.x
+            if i in kept and before.x0hat is not None:
+                estimates.append(before.x0hat)
             if i + 1 in kept:
                 states.append(x)
-        x0hat = None if None in estimates[:1] else torch.stack(estimates[::-1])
-        return Trajectory(torch.tensor([grid[i] for i in kept][::-1]), torch.stack(states[::-1]), x0hat)
+        levels = torch.tensor([grid[i] for i in sorted(kept, reverse=True)])
+        return Trajectory(levels, torch.stack(states[::-1]), torch.stack(estimates[::-1]) if estimates else None)
+
+
+def _evenly(n: int, keep: int | None) -> list[int]:
+    """About `keep` of the indices 0..n-1, first and last among them; None: all."""
+    return list(range(n)) if keep is None else torch.linspace(0, n - 1, min(keep, n)).round().long().tolist()
 
 
 @final
 class Sequential(Sampler):
     """x_s = xhat_s, what the network makes of x_t: for prediction=xt, and with jumps (steps < T) for vxt."""
 
-    def ask(self, t, s):
+    def ask(self, t: Levels, s: Levels) -> Levels:
         return s
 
-    def step(self, model, x, t, s, z, eps=None):
-        return model.restore(x, t, s, z), None
+    def step(
+        self, model: Restorer, x: Pixels, t: Levels, s: Levels, condition: Condition, draw: Draw, before: Step | None = None
+    ) -> Step:
+        return Step(model.restore(x, t, s, condition), None, t)
 
 
 class Restoring(Sampler, ABC):
     """Samplers that ask for the clean image at every level."""
 
-    def ask(self, t, s):
+    def ask(self, t: Levels, s: Levels) -> Levels:
         return torch.zeros_like(t)
 
-    def step(self, model, x, t, s, z, eps=None):
-        x0hat = model.restore(x, t, torch.zeros_like(t), z)
-        return self.degrade(model.degradation, x, x0hat, t, s, eps)
+    def step(
+        self, model: Restorer, x: Pixels, t: Levels, s: Levels, condition: Condition, draw: Draw, before: Step | None = None
+    ) -> Step:
+        x0hat = self.clean(model, model.restore(x, t, torch.zeros_like(t), condition))
+        return Step(self.degrade(model.degradation, x, x0hat, t, s, draw), x0hat, t)
+
+    def clean(self, model: Restorer, x0hat: Pixels) -> Pixels:
+        """The estimate of x_0 that the step goes on with."""
+        return x0hat
 
     @abstractmethod
-    def degrade(self, D: Degradation, x: Tensor, x0hat: Tensor, t: Levels, s: Levels, eps: Tensor | None):
-        """(x_s, xhat_0) from x_t and the estimate of x_0."""
+    def degrade(self, D: Degradation, x: Pixels, x0hat: Pixels, t: Levels, s: Levels, draw: Draw) -> Pixels:
+        """x_s from x_t and the estimate of x_0."""
 
 
 @final
 class Naive(Restoring):
     """x_s = D(xhat_0, s) (Bansal et al. 2022, arXiv:2208.09392, algorithm 1); in one step, xhat_0 from x_T at once."""
 
-    def degrade(self, D, x, x0hat, t, s, eps):
-        return D(x0hat, s, D.infer(x, x0hat, t)), x0hat
+    def degrade(self, D: Degradation, x: Pixels, x0hat: Pixels, t: Levels, s: Levels, draw: Draw) -> Pixels:
+        return D(x0hat, s, D.infer(x, x0hat, t))
 
 
 @final
@@ -157,39 +183,32 @@ class Cold(Restoring):
     For noise, with the eps that leads from xhat_0 to x_t, this is DDIM's deterministic step.
     """
 
-    def degrade(self, D, x, x0hat, t, s, eps):
-        path = D.infer(x, x0hat, t)
-        return x - D(x0hat, t, path) + D(x0hat, s, path), x0hat
+    def degrade(self, D: Degradation, x: Pixels, x0hat: Pixels, t: Levels, s: Levels, draw: Draw) -> Pixels:
+        eps = D.infer(x, x0hat, t)
+        return x - D(x0hat, t, eps) + D(x0hat, s, eps)
 
 
 @final
 class DDIM(Restoring):
-    """x_s = sqrt(abar_s) xhat_0 + sqrt(1 - abar_s - sigma^2) epshat + sigma eps (Song et al. 2020, arXiv:2010.02502, eq. 12).
+    """x_s ~ the degradation's `posterior` with xhat_0 in the place of x_0 (Song et al. 2020, arXiv:2010.02502).
 
-    sigma = eta sqrt((1 - abar_s) / (1 - abar_t)) sqrt(1 - abar_t / abar_s), eq. 16. eta = 0 is deterministic; eta = 1
-    is ancestral sampling, x_s ~ q(x_s | x_t, xhat_0), the exact posterior (Ho et al. 2020, arXiv:2006.11239, eq. 7).
-    clip: xhat_0 is cut to [-1, 1], and epshat leads from that to x_t.
-
-    With r the ratio of signal to noise at t by that at s, sigma^2 = eta^2 (1 - r) (1 - abar_s): of the noise at s, the
-    share eta^2 (1 - r) is new. In this form float32 does not cancel where abar is near 1.
+    eta = 0 is deterministic; eta = 1 is ancestral sampling, the exact posterior (Ho et al. 2020, arXiv:2006.11239,
+    eq. 7). clip: xhat_0 is brought back to where images can be, and epshat leads from that to x_t.
     """
 
-    def __init__(self, *, eta: float, clip: bool = True, steps: int | None = None):
-        super().__init__(steps=steps)
+    def __init__(self, *, eta: float, clip: bool = True, steps: int | None = None, delta: float = 0.0):
+        super().__init__(steps=steps, delta=delta)
         if not 0.0 <= eta <= 1.0:
-            raise UserError(f"sampler.eta={eta} lies between 0 (deterministic) and 1 (ancestral)")
-        self.eta, self.clip, self.stochastic = eta, clip, eta > 0
+            raise UserError(f"sampler.eta={eta} must lie between 0 (deterministic) and 1 (ancestral)")
+        self.eta, self.clip = eta, clip
 
-    def bind(self, degradation, prediction):
-        if not hasattr(degradation, "alpha_bar"):
-            raise UserError("sampler=ddim and sampler=ancestral undo Gaussian noise (degradation=noise); "
-                            "other degradations are undone by sampler=cold, naive or sequential")  # fmt: skip
-        super().bind(degradation, prediction)
+    def check(self, D: Degradation, prediction: Prediction) -> None:
+        gaussian(D, "sampler=ddim or ancestral", "take sampler=cold, naive or sequential")
+        super().check(D, prediction)
 
-    def degrade(self, D, x, x0hat, t, s, eps):
-        x0hat = x0hat.clamp(-1, 1) if self.clip else x0hat
-        signal_t, signal_s = (D.sqrt_alpha_bar[level].view(-1, 1, 1, 1) for level in (t, s))
-        noise_t, noise_s = (D.sqrt_one_minus_alpha_bar[level].view(-1, 1, 1, 1) for level in (t, s))
-        new = self.eta**2 * (1 - (signal_t * noise_s / (signal_s * noise_t)) ** 2)
-        x_s = signal_s * x0hat + noise_s * (1 - new).sqrt() * D.infer(x, x0hat, t)
-        return x_s + noise_s * new.sqrt() * eps if self.stochastic else x_s, x0hat
+    def clean(self, model: Restorer, x0hat: Pixels) -> Pixels:
+        return model.space.clip(x0hat) if self.clip else x0hat
+
+    def degrade(self, D: Degradation, x: Pixels, x0hat: Pixels, t: Levels, s: Levels, draw: Draw) -> Pixels:
+        posterior = gaussian(D).posterior(x, x0hat, t, s, self.eta)
+        return posterior.sample(draw()) if self.eta > 0 else posterior.mean

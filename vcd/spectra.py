@@ -67,7 +67,7 @@ def measure(model: Variational, target: Path, source: Path) -> Bands:
     trajectory = decode(model, target)
     steps = (trajectory.states[:-1] - trajectory.states[1:]).flip(0)  # T first
     _, kl = encode(model, trajectory.x0, target.noise.take())
-    changes = [decode(model, exchange(target, source, [t]), most=2).x0 - trajectory.x0 for t in levels]
+    changes = [decode(model, exchange(target, source, [t]), keep=2).x0 - trajectory.x0 for t in levels]
     return Bands(
         levels=levels,
         power=power(steps).mean(1).cpu(),

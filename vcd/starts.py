@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
-from vcd.images import BLACK
 from vcd.randomness import PerImage
+from vcd.spaces import BLACK
 
 
 class Start(nn.Module, ABC):
@@ -25,12 +26,8 @@ class Start(nn.Module, ABC):
             raise UserError(f"start.noise={noise} is a standard deviation and cannot be negative")
         self.shape, self.noise = (channels, size, size), noise
 
-    def bind(self, degradation: Degradation) -> "Start":
-        """The start to use with this degradation."""
-        return self
-
-    def fit(self, x0: Iterable[Float[Tensor, "b c h w"]]) -> None:
-        """Fit to the training images, given once in batches."""
+    def fit(self, x0: Iterable[Float[Tensor, "b c h w"]], D: Degradation) -> None:
+        """Fit to the training images, given once in batches, and to what D makes of them."""
 
     def sample(self, randomness: PerImage) -> Float[Tensor, "n c h w"]:
         """x_T for every image of `randomness`."""
@@ -42,13 +39,19 @@ class Start(nn.Module, ABC):
         """x_T before the noise."""
 
 
+@final
 class Black(Start):
-    """The fixed point of every fading degradation."""
+    """The fixed point of every fading degradation: `zero` everywhere."""
+
+    def __init__(self, *, channels: int, size: int, noise: float = 0.0, zero: float = BLACK):
+        super().__init__(channels=channels, size=size, noise=noise)
+        self.zero = zero
 
     def draw(self, randomness: PerImage) -> Float[Tensor, "n c h w"]:
-        return torch.full((len(randomness), *self.shape), BLACK, device=randomness.device)
+        return torch.full((len(randomness), *self.shape), self.zero, device=randomness.device)
 
 
+@final
 class NormalStart(Start):
     """Standard normal: the end of noise diffusion."""
 
@@ -56,6 +59,7 @@ class NormalStart(Start):
         return randomness.normal(*self.shape)
 
 
+@final
 class GMM(Start):
     """Flat images whose channel means follow a Gaussian mixture fitted on the training set (Bansal et al. 2022, 5.2)."""
 
@@ -66,7 +70,7 @@ class GMM(Start):
         self.register_buffer("means", torch.zeros(components, channels))
         self.register_buffer("factors", torch.zeros(components, channels, channels))  # Cholesky
 
-    def fit(self, x0: Iterable[Float[Tensor, "b c h w"]]) -> None:
+    def fit(self, x0: Iterable[Float[Tensor, "b c h w"]], D: Degradation) -> None:
         from sklearn.mixture import GaussianMixture
 
         means = torch.cat([x.mean((2, 3)) for x in x0]).double().cpu().numpy()
@@ -82,6 +86,7 @@ class GMM(Start):
         return mean[:, :, None, None].expand(-1, *self.shape).contiguous()
 
 
+@final
 class TrainSet(Start):
     """Training images degraded to level T, as Rissanen et al. 2022 (arXiv:2206.13397) start: a fixed number is kept."""
 
@@ -91,14 +96,11 @@ class TrainSet(Start):
             raise UserError(f"start.images={images} must be at least 1: they are what sampling starts from")
         self.register_buffer("x_T", torch.zeros(images, *self.shape))
 
-    def bind(self, degradation: Degradation) -> Start:
-        self.end = lambda x0: degradation(x0, torch.full((len(x0),), degradation.T), degradation.draw(x0))
-        return self
-
-    def fit(self, x0: Iterable[Float[Tensor, "b c h w"]]) -> None:
+    def fit(self, x0: Iterable[Float[Tensor, "b c h w"]], D: Degradation) -> None:
         n, filled = len(self.x_T), 0
         for x in x0:
-            some = self.end(x[: n - filled])
+            some = x[: n - filled]
+            some = D(some, torch.full((len(some),), D.T), D.draw(some))
             self.x_T[filled : filled + len(some)] = some
             filled += len(some)
             if filled == n:
@@ -109,16 +111,11 @@ class TrainSet(Start):
         return self.x_T[(randomness.uniform() * len(self.x_T)).long()]
 
 
-class Natural:
-    """The start that D(., T) asks for: black when it makes everything black, normal when it is noise, else channel means."""
-
-    def __init__(self, *, channels: int, size: int, noise: float = 0.0):
-        self.channels, self.size, self.noise = channels, size, noise
-
-    def bind(self, degradation: Degradation) -> Start:
-        probe = torch.rand(2, self.channels, self.size, self.size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        end = degradation(probe, torch.full((2,), degradation.T), degradation.draw(probe))
-        kind = NormalStart if degradation.stochastic else GMM
-        if torch.all((end - BLACK).abs() < 1e-6):
-            kind = Black
-        return kind(channels=self.channels, size=self.size, noise=self.noise)
+def natural(degradation: Degradation, *, channels: int, size: int, noise: float = 0.0, zero: float = BLACK) -> Start:
+    """The start that D(., T) asks for: black where it makes everything black, normal where it is noise, else channel means."""
+    probe = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    end = degradation(probe, torch.full((2,), degradation.T), degradation.draw(probe, PerImage(0, range(2))))
+    shape = dict(channels=channels, size=size, noise=noise)
+    if torch.all((end - zero).abs() < 1e-6):
+        return Black(**shape, zero=zero)
+    return NormalStart(**shape) if degradation.stochastic else GMM(**shape)

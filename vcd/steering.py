@@ -1,17 +1,17 @@
 """Control through latents: encode, decode, exchange, interpolate and resample the path of an image, step by step.
 
-A generation is decided by x_T, one latent a step and, where the model was trained with it, a little noise on every
+A generation is decided by x_T, one latent per step and, where the model was trained with it, a little noise on every
 state: its `Path`. Decoding the same path gives the same image; changing z_t changes what step t contributes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.models.base import Diffusion
 from vcd.models.variational import Variational
@@ -36,26 +36,19 @@ class Path:
         return Path(self.x_T[rows], self.z[:, rows], self.noise.take(rows))
 
 
-def levels_of(model: Diffusion, most: int | None = None) -> list[int]:
-    """The levels at which the model's sampler takes a latent, T first; no more than `most`, evenly spread."""
+def levels_of(model: Diffusion, limit: int | None = None) -> list[int]:
+    """The levels at which the model's sampler takes a latent, T first; no more than `limit`, evenly spread."""
     levels = model.sampler.grid(model.degradation.T)[:-1]
-    if most is None or len(levels) <= most:
+    if limit is None or len(levels) <= limit:
         return levels
-    return [levels[i] for i in torch.linspace(0, len(levels) - 1, most).round().long()]
-
-
-def eps_of(D: Degradation, x0: Float[Tensor, "n c h w"], randomness: PerImage) -> Tensor | None:
-    """The randomness of the images' degradation, each image's from its own; None where there is none."""
-    if not D.stochastic:
-        return None
-    return torch.cat([D.draw(x[None], g) for x, g in zip(x0, randomness.generators, strict=True)])
+    return [levels[i] for i in torch.linspace(0, len(levels) - 1, limit).round().long()]
 
 
 def variational(model: Diffusion) -> Variational:
     """The model, if it has latents; else UserError."""
-    if not isinstance(model, Variational):
+    if not model.has_latents:
         raise UserError(f"a {type(model).__name__} has no latents to steer by: take a checkpoint of model=vcd or vwd")
-    return model
+    return cast(Variational, model)
 
 
 @torch.no_grad()
@@ -65,7 +58,6 @@ def draw(model: Variational, randomness: PerImage, temperature: float = 1.0) -> 
     return Path(x_T, model.prior.sample(model.degradation.T, randomness, temperature), randomness.take())
 
 
-@torch.no_grad()
 def encode(
     model: Variational,
     x0: Float[Tensor, "n c h w"],
@@ -73,31 +65,14 @@ def encode(
     temperature: float = 0.0,
     level: int | None = None,
 ) -> tuple[Path, Float[Tensor, "T n"]]:
-    """The paths of given images, and KL(q(z_t | x_t, x_s) || N(0, I)) of every step in nats.
-
-    z_t comes from the encoder at the state that decoding reaches, so that later steps mend what earlier ones missed.
-    temperature: 0 takes the posterior's mean, 1 a sample of it. level: where the paths begin; None: T.
-    """
-    D, T = model.degradation, model.degradation.T
-    end = torch.full((len(x0),), level or T, device=x0.device)
-    eps = eps_of(D, x0, randomness)
-    x_T, spread = D(x0, end, eps), temperature * randomness.normal(T, model.prior.latent)
-    path = Path(x_T, torch.zeros_like(spread).transpose(0, 1).contiguous(), randomness.take())
-    kl = torch.zeros(T, len(x0), device=x0.device)
-
-    def look(v: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        asked, i = model.sampler.ask(t, s), int(t[0]) - 1
-        q = model.encode(v, D(x0, asked, eps), t, asked)
-        path.z[i], kl[i] = q.mean + q.stddev * spread[:, i], model.prior.kl(q)
-        return path.z[i]
-
-    model.sampler(model, x_T, look, path.noise.take(), level, most=2)
-    return path, kl
+    """The paths of given images, and the KL of every step to the prior in nats; see `Variational.encode_path`."""
+    found = model.encode_path(x0, randomness, temperature=temperature, level=level)
+    return Path(found.x_T, found.z, found.noise), found.kl
 
 
 @torch.no_grad()
 def decode(
-    model: Variational, path: Path, most: int | None = None, level: int | None = None, batch: int = 256
+    model: Variational, path: Path, keep: int | None = None, level: int | None = None, batch: int = 256
 ) -> Trajectory:
     """The images of the paths, and the states on the way (see `Trajectory`), `batch` images at a time.
 
@@ -106,7 +81,7 @@ def decode(
     parts = []
     for first in range(0, len(path), batch):
         part = path.take(range(first, min(first + batch, len(path))))
-        parts.append(model.sampler(model, part.x_T, part.z, part.noise, level, most))
+        parts.append(model.sampler(model, part.x_T, part.noise, latents=part.z, level=level, keep=keep))
     return Trajectory(parts[0].levels, torch.cat([p.states for p in parts], 1))
 
 

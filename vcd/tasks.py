@@ -56,7 +56,7 @@ def reconstruct(models: Models, ask: Request, out: Path) -> list[Path]:
     for name, model in models.items():
         x0 = _given(model, ask)
         path, _ = steering.encode(steering.variational(model), x0, _randomness(model, ask, len(x0)), ask.posterior)
-        again = steering.decode(model, path, most=2).x0
+        again = steering.decode(model, path, keep=2).x0
         quality = fidelity(again, x0)
         rows += [(name, i, *(f"{q[i]:.6g}" for q in quality.values())) for i in range(len(x0))]
         log.info("%s: PSNR %.2f dB, SSIM %.4f, means over %d images", name, quality["psnr"].mean(), quality["ssim"].mean(),
@@ -154,7 +154,7 @@ def _given(model: Diffusion, ask: Request, key: str = "images") -> Float[Tensor,
     places = getattr(ask, key)
     if places is None:
         return steering.decode(
-            model, steering.draw(steering.variational(model), _randomness(model, ask, ask.n)), most=2
+            model, steering.draw(steering.variational(model), _randomness(model, ask, ask.n)), keep=2
         ).x0
     channels, size, _ = model.start.shape
     return own.read(places, size=size, channels=channels, key=key).to(model.device)
@@ -204,7 +204,7 @@ def _title(levels: Sequence[int]) -> str:
 
 def _columns(model: Diffusion, paths: Iterable[steering.Path]) -> Float[Tensor, "rows columns c h w"]:
     """The decoded images, a path a column."""
-    return torch.stack([steering.decode(model, path, most=2).x0.cpu() for path in paths], 1)
+    return torch.stack([steering.decode(model, path, keep=2).x0.cpu() for path in paths], 1)
 
 
 def _table(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> Path:

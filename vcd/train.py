@@ -91,6 +91,8 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
         dataset=instantiate(cfg.dataset.source),
         degradation=model.degradation,
         prediction=model.prediction,
+        space=model.space,
+        level_sampler=instantiate(cfg.level_sampler),
         batch_size=cfg.batch_size,
         steps=cfg.trainer.max_steps * cfg.trainer.accumulate_grad_batches,
         flip=cfg.dataset.flip,
@@ -104,7 +106,7 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
         metrics.resume(step, saved.get(REPORT, {}))
         log.info("resuming at step %d of %d", step, cfg.trainer.max_steps)
     else:
-        model.start.fit(data.train_batches())
+        model.start.fit(data.train_batches(), model.degradation)
     callbacks = instantiate(cfg.callbacks)
     if not cfg.trainer.enable_progress_bar:
         callbacks.pop("progress", None)
@@ -146,7 +148,7 @@ def train(cfg: DictConfig, run: RunFolder) -> None:
             for path in (*sorted(run.path.glob("step-*.ckpt")), run.last):
                 model, _ = checkpoints.load(path, trainer.strategy.root_device)  # its averaged weights
                 with seeded(cfg.seed, model.device):  # whatever happened on the way here
-                    model.finish(itertools.chain.from_iterable(data.train_batches() for _ in itertools.count()))
+                    model.fit_prior(itertools.chain.from_iterable(data.train_batches() for _ in itertools.count()))
                 checkpoints.store_buffers(path, model)
             pictures = callbacks["pictures"].draw(model, run.path)
             for logger in loggers:

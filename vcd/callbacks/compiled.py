@@ -17,7 +17,7 @@ class Compiled(L.Callback):
         self.backend = backend
 
     def on_fit_start(self, trainer, pl_module) -> None:
-        for model in (pl_module, pl_module.averaged()):
+        for model in (pl_module, pl_module.averaged):
             if model is not None:
                 compile_in_place(model, self.backend)
 

@@ -7,18 +7,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vcd.images import to_uint8, write_gif, write_png
+from vcd.images import write_gif, write_png
 from vcd.models.base import Diffusion
 from vcd.randomness import PerImage
+from vcd.spaces import Space
 from vcd.tracking import Tracker
 
 
-def write_sequences(path: Path, states: Float[Tensor, "levels n c h w"], most: int = 13) -> Path:
-    """Draw x_T .. x_0, an image a row, no more than `most` of the states, which begin with x_0."""
+def write_sequences(path: Path, states: Float[Tensor, "levels n c h w"], space: Space, columns: int = 13) -> Path:
+    """Draw x_T .. x_0, one image per row, in no more than `columns` of the states, which begin with x_0."""
     last = len(states) - 1
-    shown = torch.linspace(last, 0, min(last + 1, most)).round().long()
-    rows = to_uint8(states[shown.to(states.device)].transpose(0, 1)).cpu()
-    return write_png(path, rows.flatten(0, 1), columns=len(shown))
+    shown = torch.linspace(last, 0, min(last + 1, columns)).round().long()
+    rows = states[shown.to(states.device)].transpose(0, 1).flatten(0, 1)
+    return write_png(path, space.decode(rows).cpu(), columns=len(shown))
 
 
 FRAMES = 25  # states of a trajectory that pictures and animations show at most
@@ -36,7 +37,7 @@ class Pictures(L.Callback):
     def on_validation_end(self, trainer, pl_module: Diffusion) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        model = pl_module.averaged() or pl_module
+        model = pl_module.averaged or pl_module
         samples, sequences = self.draw(model, self.folder / "pictures", f"{trainer.global_step:07d}")
         for logger in trainer.loggers:
             if isinstance(logger, Tracker):
@@ -44,12 +45,11 @@ class Pictures(L.Callback):
 
     def draw(self, model: Diffusion, folder: Path, suffix: str = "") -> tuple[Path, Path]:
         """Write samples.png and sequences.png (with a suffix) into `folder`."""
-        training = model.training
-        trajectory = model.eval().sample(PerImage(self.seed, range(self.n), model.device), most=FRAMES)
-        model.train(training)
+        with model.evaluating():
+            trajectory = model.sample(PerImage(self.seed, range(self.n), model.device), keep=FRAMES)
         suffix = f"-{suffix}" if suffix else ""
-        samples = write_png(folder / f"samples{suffix}.png", to_uint8(trajectory.x0).cpu())
-        sequences = write_sequences(folder / f"sequences{suffix}.png", trajectory.states[:, : self.rows])
+        samples = write_png(folder / f"samples{suffix}.png", model.space.decode(trajectory.x0).cpu())
+        sequences = write_sequences(folder / f"sequences{suffix}.png", trajectory.states[:, : self.rows], model.space)
         if not suffix:
-            write_gif(folder / "sequences.gif", [to_uint8(x[: self.n]).cpu() for x in trajectory.states.flip(0)])
+            write_gif(folder / "sequences.gif", [model.space.decode(x).cpu() for x in trajectory.states.flip(0)])
         return samples, sequences

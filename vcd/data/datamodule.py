@@ -12,11 +12,12 @@ from torch import Tensor
 
 from vcd.batch import Degraded
 from vcd.data.base import ImageData, Images
-from vcd.data.draws import flipped, seeded, stratified
+from vcd.data.draws import flipped, seeded
 from vcd.data.stream import TrainStream, ValidationPairs, permutation
 from vcd.degradations.base import Degradation
-from vcd.images import to_float
+from vcd.levels import Levels, LevelSampler, Stratified
 from vcd.predictions import Prediction
+from vcd.spaces import Pixels, Space
 
 
 class DegradationDataModule(L.LightningDataModule):
@@ -34,6 +35,8 @@ class DegradationDataModule(L.LightningDataModule):
         dataset: ImageData,
         degradation: Degradation,
         prediction: Prediction,
+        space: Space | None = None,
+        level_sampler: LevelSampler | None = None,
         batch_size: int,
         steps: int,
         flip: bool,
@@ -43,6 +46,8 @@ class DegradationDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.dataset, self.degradation, self.prediction = dataset, degradation, prediction
+        self.space = Pixels() if space is None else space
+        self.level_sampler = Stratified() if level_sampler is None else level_sampler
         self.batch_size, self.steps, self.flip, self.seed = batch_size, steps, flip, seed
         self.val_batch_size, self.pairs = val_batch_size or batch_size, val_images
 
@@ -62,12 +67,12 @@ class DegradationDataModule(L.LightningDataModule):
 
     def picture_batch(self, n: int) -> Float[Tensor, "n c h w"]:
         """A fixed, class-balanced batch of validation images."""
-        return to_float(self.val_images.balanced(n))
+        return self.space.encode(self.val_images.balanced(n))
 
     def train_batches(self, n: int = 512) -> Iterator[Float[Tensor, "b c h w"]]:
         """All training images once, in a fixed random order, n at a time, not flipped: for what is fitted to them."""
         for index in np.array_split(permutation(0, 0, len(self.train_images)), math.ceil(len(self.train_images) / n)):
-            yield to_float(self.train_images.batch(index))
+            yield self.space.encode(self.train_images.batch(index))
 
     def train_dataloader(self) -> TrainStream:
         rank, world_size = self._ranks()
@@ -97,15 +102,15 @@ class DegradationDataModule(L.LightningDataModule):
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: dict[str, Tensor | int], dataloader_idx: int) -> Degraded:
         """Batches of the validation loader bring their own t and seed; the others are training batches."""
-        x0 = to_float(batch["images"])
+        images, D = batch["images"], self.degradation
         if "t" in batch:
-            with seeded(batch["seed"], x0.device):
-                return self._degrade(x0, batch["t"], batch["label"])
-        if self.flip:
-            x0 = flipped(x0)
-        return self._degrade(x0, stratified(len(x0), self.degradation.T, x0.device), batch["label"])
+            with seeded(batch["seed"], images.device):
+                return self._degrade(self.space.encode(images), batch["t"], batch["label"])
+        x0 = self.space.encode(flipped(images) if self.flip else images)
+        t = self.level_sampler.draw(len(x0), D.T, continuous=D.continuous, device=x0.device)
+        return self._degrade(x0, t, batch["label"])
 
-    def _degrade(self, x0: Float[Tensor, "b c h w"], t: Int64[Tensor, " b"], label: Int64[Tensor, " b"]) -> Degraded:
+    def _degrade(self, x0: Float[Tensor, "b c h w"], t: Levels, label: Int64[Tensor, " b"]) -> Degraded:
         s = self.prediction.level(t)
         with torch.autocast(x0.device.type, enabled=False):
             eps = self.degradation.draw(x0)

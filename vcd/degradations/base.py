@@ -1,15 +1,17 @@
 """What every degradation is: x_t = D(x0, t), with x_0 = x0 and x_T fully degraded."""
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from vcd.levels import Levels
+from vcd.randomness import PerImage
 from vcd.schedules import check_levels
 
 Images = Float[Tensor, "b c h w"]
-Levels = Int[Tensor, " b"]
 
 
 class Degradation(nn.Module, ABC):
@@ -21,6 +23,7 @@ class Degradation(nn.Module, ABC):
 
     T: int
     stochastic: bool = False  # does x_t need randomness besides x0?
+    continuous: bool = False  # are there levels between the whole numbers?
 
     def __init__(self, *, T: int):
         super().__init__()
@@ -28,15 +31,25 @@ class Degradation(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x0: Images, t: Levels, eps: Images | None = None) -> Images:
-        """x_t. `eps` is the randomness of the path, from `draw`; deterministic degradations do not look at it.
+        """x_t. `eps` is the randomness of the path, from `draw`; deterministic degradations ignore it.
 
         ValueError if the degradation is stochastic and eps is None.
         """
 
-    def draw(self, x0: Images, generator: torch.Generator | None = None) -> Images | None:
-        """The randomness of one whole path per image, shared by x_t and x_s; None where there is none."""
+    def draw(self, x0: Images, randomness: PerImage | None = None) -> Images | None:
+        """The randomness of one whole path per image, shared by x_t and x_s; None where there is none.
+
+        randomness: each image's own; None: torch's global random state.
+        """
         return None
 
     def infer(self, x_t: Images, x0: Images, t: Levels) -> Images | None:
         """The eps that leads from x0 to x_t; None where there is none."""
         return None
+
+
+def exactly(device: torch.device) -> AbstractContextManager:
+    """Products in the precision of their factors, whatever autocast says: levels differ in amplitudes that half
+    precision erases. (TF32 products are off by default in torch, and training leaves them off.)"""
+    has_autocast = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if has_autocast else nullcontext()

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from vcd.degradations.gaussian import dct_matrix
 from vcd.degradations.separable import SeparableLinear, Table
 from vcd.schedules import Number, log_sigma
 
@@ -27,10 +28,8 @@ class Blur(SeparableLinear):
 
 def heat_table(sigma: Float64[Tensor, " levels"], size: int) -> Table:
     """A_t = C^T diag(exp(-f^2 sigma_t^2 / 2)) C with C the orthonormal DCT-II matrix, (T+1, N, N), float64."""
-    k = torch.arange(size, dtype=torch.float64)
-    C = math.sqrt(2 / size) * torch.cos(math.pi / size * k[:, None] * (k + 0.5))
-    C[0] /= math.sqrt(2)
-    f = math.pi * k / size
+    C = dct_matrix(size)
+    f = math.pi * torch.arange(size, dtype=torch.float64) / size
     table = C.T @ (torch.exp(-(f**2) * sigma[:, None] ** 2 / 2)[:, :, None] * C)
     table[sigma == 0] = torch.eye(size, dtype=torch.float64)  # exactly
     return table

@@ -6,9 +6,11 @@ from typing import final
 import torch
 from torch import nn
 
-from vcd.degradations.base import Degradation, Images, Levels
+from vcd.degradations.base import Degradation, Images
 from vcd.degradations.separable import SeparableLinear, Table
 from vcd.errors import UserError
+from vcd.levels import Levels
+from vcd.randomness import PerImage
 
 
 @final
@@ -36,14 +38,14 @@ class Compose(Degradation):
             after = self.stages[self.at + 1 :]
             if all(isinstance(stage, SeparableLinear) for stage in after):
                 # what is damped below 1e-3 on either side is given up: float32 could not bring it back
-                self.undo = nn.ModuleList(_Table(torch.linalg.pinv(s.table.double(), rtol=1e-3)) for s in after)
+                self.undo = nn.ModuleList(_Table(torch.linalg.pinv(s.table.double(), rtol=1e-3), zero=s.zero) for s in after)
 
     def forward(self, x0: Images, t: Levels, eps: Images | None = None) -> Images:
         """x_t in float32. ValueError if a part is stochastic and eps is None."""
         return self._through(self.stages, x0, t, eps)
 
-    def draw(self, x0: Images, generator: torch.Generator | None = None) -> Images | None:
-        return self.stages[self.at].draw(x0, generator) if self.stochastic else None
+    def draw(self, x0: Images, randomness: PerImage | None = None) -> Images | None:
+        return self.stages[self.at].draw(x0, randomness) if self.stochastic else None
 
     def infer(self, x_t: Images, x0: Images, t: Levels) -> Images | None:
         """The smallest eps that leads from x0 to x_t: the parts behind the random one are undone by least squares.
@@ -73,8 +75,8 @@ class Compose(Degradation):
 class _Table(SeparableLinear):
     """A table of its own, such as a product or a pseudo-inverse of others."""
 
-    def __init__(self, table: Table):
-        super().__init__(table)
+    def __init__(self, table: Table, *, zero: float):
+        super().__init__(table, zero=zero)
 
 
 def _fused(parts: Iterable[Degradation]) -> list[Degradation]:
@@ -85,7 +87,10 @@ def _fused(parts: Iterable[Degradation]) -> list[Degradation]:
             if part.table.shape != last.table.shape:
                 sizes = [p.table.shape[-1] for p in (last, part)]
                 raise UserError(f"parts of a composed degradation need the same image size, got {sizes}")
-            stages[-1] = _Table(part.table.double() @ last.table.double())
+            zeros = {p.zero for p in (last, part) if not p.keeps_flat} or {last.zero}
+            if len(zeros) > 1:
+                raise UserError(f"parts of a composed degradation need one and the same zero, got {sorted(zeros)}")
+            stages[-1] = _Table(part.table.double() @ last.table.double(), zero=zeros.pop())
         else:
             stages.append(part)
     return stages

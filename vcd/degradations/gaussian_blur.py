@@ -35,7 +35,7 @@ def kernel_table(sigma: Float64[Tensor, " levels"], size: int, kernel_size: int,
     if half >= size:
         raise UserError(
             f"kernel_size={kernel_size}: it does not fit into {size}x{size} images; "
-            f"set dataset.kernel.size={2 * size - 1} or less"
+            f"set degradation.kernel_size={2 * size - 1} or less"
         )
     offset = torch.arange(-half, half + 1)
     source = torch.arange(size)[:, None] + offset  # (N, k): the pixel each tap reads

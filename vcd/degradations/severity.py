@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vcd.degradations.base import Degradation, Images
+from vcd.randomness import PerImage
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class Severity:
 
 
 @torch.no_grad()
-def measure(degradation: Degradation, x0: Images, generator: torch.Generator | None = None) -> Severity:
+def measure(degradation: Degradation, x0: Images, randomness: PerImage | None = None) -> Severity:
     """Both curves on x0, at least two different images in [-1, 1]."""
-    eps = degradation.draw(x0, generator)
+    eps = degradation.draw(x0, randomness)
     common = None if eps is None else eps[:1].expand_as(eps)
     variance = _variance(x0)
     distance, kept = [], []

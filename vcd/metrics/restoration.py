@@ -8,9 +8,9 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from vcd import steering
+from vcd.batch import Condition
 from vcd.images import to_float, to_uint8
 from vcd.models.base import Diffusion
-from vcd.models.variational import Variational
 from vcd.randomness import PerImage
 
 WINDOW = 7  # of SSIM, uniform
@@ -47,15 +47,16 @@ def restored(
 ) -> dict[str, Float[Tensor, "n c h w"]]:
     """x0 degraded to `level` and brought back, by every way the model has."""
     D, t = model.degradation, torch.full((len(x0),), level, device=x0.device)
-    x_t, ways = D(x0, t, steering.eps_of(D, x0, randomness)), {}
+    x_t, ways = D(x0, t, D.draw(x0, randomness)), {}
     latents = model.latents(randomness)
     ways["prior" if latents is not None else "sequential"] = model.sampler(
-        model, x_t, latents, randomness.take(), level=level, most=2
+        model, x_t, randomness.take(), latents=latents, level=level, keep=2
     ).x0
-    if isinstance(model, Variational):
-        path, _ = steering.encode(model, x0, randomness.take(), level=level)
-        ways["posterior"] = steering.decode(model, path, most=2, level=level).x0
+    if model.has_latents:
+        path, _ = steering.encode(steering.variational(model), x0, randomness.take(), level=level)
+        ways["posterior"] = steering.decode(steering.variational(model), path, keep=2, level=level).x0
     if model.prediction.answers(t, torch.zeros_like(t)).all():
-        z = None if latents is None else latents[level - 1]
-        ways["one_step"] = model.restore(x_t, t, torch.zeros_like(t), z)
+        s = torch.zeros_like(t)
+        z = latents(x_t, t, s) if callable(latents) else None if latents is None else latents[level - 1]
+        ways["one_step"] = model.restore(x_t, t, s, Condition(z=z))
     return ways

@@ -11,7 +11,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vcd import checkpoints
-from vcd.images import to_uint8
 from vcd.metrics.cached import cached, key
 from vcd.models.base import Diffusion
 from vcd.randomness import PerImage
@@ -24,9 +23,9 @@ def draw(
     images, finite = [], []
     parts = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     for part in tqdm(parts, desc="sampling", unit="batch", disable=not show):
-        x0 = model.sample(PerImage(seed, part, model.device), most=2).x0
+        x0 = model.sample(PerImage(seed, part, model.device), keep=2).x0
         finite.append(x0.isfinite().flatten(1).all(1).cpu())
-        images.append(to_uint8(x0.nan_to_num()).cpu())
+        images.append(model.space.decode(x0.nan_to_num()).cpu())
     return torch.cat(images), torch.cat(finite)
 
 
@@ -43,7 +42,7 @@ def generate(
     """`images` (n, c, h, w), whether they are `finite` (n,), and the `seconds` that drawing took; kept beside the
     checkpoint under its hash, sampler, prior, noise, seed and n."""
     facts = dict(
-        ckpt=checkpoints.fingerprint(ckpt), parts=parts, delta=model.perturbation.delta, seed=seed, n=n, raw=raw
+        ckpt=checkpoints.fingerprint(ckpt), parts=parts, delta=model.sampler.delta, seed=seed, n=n, raw=raw
     )
 
     def make() -> dict[str, Tensor]:

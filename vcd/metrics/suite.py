@@ -14,12 +14,10 @@ from vcd import spectra
 from vcd.data.base import ImageData, Images
 from vcd.data.decode import VERSION
 from vcd.images import to_float, write_png
-from vcd.metrics import bound, distribution, memorisation, restoration
+from vcd.metrics import distribution, memorisation, restoration
 from vcd.metrics.cached import cached, key
 from vcd.metrics.extractor import Extractor
 from vcd.models.base import Diffusion
-from vcd.models.ddpm import DDPM
-from vcd.models.variational import Variational
 from vcd.randomness import PerImage
 
 
@@ -225,36 +223,13 @@ def restoration_(e: Evaluation) -> Result:
 
 
 def likelihood(e: Evaluation) -> Result:
-    """The variational bound: by step for VCD and VWD, in bits a dimension of 256 values for DDPM."""
+    """The model's own variational bound, where it has one."""
     x0 = to_float(e.test.balanced(e.restored)).to(e.model.device)
-    dims = x0[0].numel()
-    protocol = {"data": e.data.name, "test": e.test.fingerprint, "images": len(x0), "seed": e.seed}
-    if isinstance(e.model, DDPM):
-        count = min(e.model.degradation.T - 1, 100)
-        parts = bound.ddpm_bits(e.model, x0, PerImage(e.seed, range(len(x0)), e.model.device), count)
-        names = ("prior", "steps", "decoder")
-        protocol |= {"levels_an_image": count, "variances": "posterior"}
-        return Result({"bits_per_dim": Number(parts.sum(1).mean().item(), "lower", None, "bits", protocol)},
-                      {"bound": dict(zip(names, parts.mean(0).tolist(), strict=True))})  # fmt: skip
-    if not isinstance(e.model, Variational):
+    found = e.model.bound(x0, PerImage(e.seed, range(len(x0)), e.model.device))
+    if found is None:
         return Result()
-    with torch.random.fork_rng():
-        torch.manual_seed(e.seed)
-        e.model.active_units.reset()
-        steps = bound.steps(e.model, x0)
-    rate = steps["kl_bits"].mean(1)
-    active = e.model.active_units.compute().tolist()
-    gaussian = bound.gaussian_bits(steps["reconstruction_sse"], e.model.beta, dims).mean(1)
-    protocol |= {"decoder": f"Gaussian of variance beta/2 = {e.model.beta / 2:g}", "beta": e.model.beta}
-    numbers = {
-        "rate_bits": Number(rate.sum().item(), "neither", None, "bits an image, all steps", protocol),
-        "distortion_mse": Number(steps["reconstruction_sse"].mean(1).sum().item() / dims, "lower", None, "all steps", protocol),
-        "path_bound_bits_per_dim": Number(((rate + gaussian).sum() / dims).item(), "lower", None,
-                                          "bits a dimension of x_0, density of all T steps", protocol),
-    }  # fmt: skip
-    table = [{"t": i + 1, "rate_bits": r, "distortion_mse": d, "active_units": a} for i, (r, d, a) in
-             enumerate(zip(rate.tolist(), (steps["reconstruction_sse"].mean(1) / dims).tolist(), active, strict=True))]  # fmt: skip
-    return Result(numbers, {"steps": table})
+    protocol = {"data": e.data.name, "test": e.test.fingerprint, "images": len(x0), "seed": e.seed, **found.protocol}
+    return Result({name: Number(q.value, q.better, None, q.unit, protocol) for name, q in found.numbers.items()}, found.curves)
 
 
 FAMILIES: dict[str, Callable[[Evaluation], Result]] = {

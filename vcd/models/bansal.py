@@ -1,6 +1,6 @@
 """Cold diffusion."""
 
-from typing import final
+from typing import Any, final
 
 from vcd.batch import Degraded
 from vcd.degradations.base import Degradation
@@ -19,13 +19,13 @@ class Bansal(Diffusion):
       descend |x_0 - xhat_0|_1                              x_{t-1} = x_t - D(xhat_0, t) + D(xhat_0, t-1)
     """
 
-    def __init__(self, *, degradation: Degradation, prediction: Prediction, **parts):
+    def __init__(self, *, degradation: Degradation, prediction: Prediction, **parts: Any):
         if not isinstance(prediction, X0):
             raise UserError("model=bansal restores the clean image: prediction=x0")
         super().__init__(degradation=degradation, prediction=prediction, **parts)
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)
-        out = self.network(x_t.network, batch.t, batch.s, None)
-        mae = (self.prediction.target(batch, x_t.base) - out).abs().flatten(1).mean(1)
+        out = self.network(x_t.network, batch.t, batch.s, batch.condition)
+        mae = (self.prediction.target(batch, x_t.base, self.degradation) - out).abs().flatten(1).mean(1)
         return Losses(mae.mean(), {"loss": mae})

@@ -1,28 +1,36 @@
 """What all variants share: parts, optimiser, logging by name and unit, sampling."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as L
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from vcd.batch import Degraded
+from vcd import compat
+from vcd.batch import UNCONDITIONAL, Condition, Degraded
+from vcd.bounds import Bound
 from vcd.degradations.base import Degradation
-from vcd.metrics.levels import PerLevel
+from vcd.errors import UserError
+from vcd.levels import Levels
+from vcd.monitoring import PerLevel
 from vcd.perturbations import Perturbation, Shown
 from vcd.predictions import Prediction
 from vcd.randomness import PerImage
-from vcd.samplers import Sampler, Trajectory
-from vcd.starts import Natural, Start
+from vcd.samplers import Latents, Sampler, Trajectory
+from vcd.spaces import Pixels, Space
+from vcd.starts import Start
 
 REPORT = "report"  # in a checkpoint: what is logged of its step
+Batches = Iterator[Float[Tensor, "b c h w"]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Losses:
     """total: the scalar to minimise; terms: values per image, each named with its unit."""
 
@@ -31,60 +39,89 @@ class Losses:
 
 
 class Diffusion(L.LightningModule, ABC):
-    """A degradation and a network that undoes it. Concrete classes say what the objective is and where z comes from."""
+    """A degradation and a network that undoes it. Concrete classes say what the objective is and where z comes from.
+
+    start: a `Start`, or a function of the degradation that makes one. optimizer, scheduler: functions of the parameters
+    and of the optimiser; None where nothing is trained.
+    """
+
+    has_latents = False
 
     def __init__(
         self, *, degradation: Degradation, prediction: Prediction, perturbation: Perturbation, network: nn.Module,
-        start: Start | Natural, sampler: Sampler, optimizer: Callable, scheduler: Callable,
+        start: Start | Callable[[Degradation], Start], sampler: Sampler, space: Space | None = None,
+        optimizer: Callable | None = None, scheduler: Callable | None = None,
     ):  # fmt: skip
         super().__init__()
-        prediction.bind(degradation)
+        prediction.check(degradation)
+        sampler.check(degradation, prediction)
         self.degradation, self.prediction, self.perturbation = degradation, prediction, perturbation
-        sampler.bind(degradation, prediction)
-        self.network, self.start, self.sampler = network, start.bind(degradation), sampler
+        self.network, self.sampler = network, sampler
+        self.start = start if isinstance(start, Start) else start(degradation)
+        self.space = Pixels() if space is None else space
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.averaged: Callable[[], Diffusion | None] = lambda: None  # the EMA callback sets it
         self.levels = PerLevel(T=degradation.T)
 
     @abstractmethod
     def losses(self, batch: Degraded) -> Losses:
         """The objective on a batch."""
 
+    def bound(self, x0: Float[Tensor, "n c h w"], randomness: PerImage) -> Bound | None:
+        """The variational bound of these images; None for a model without one."""
+        return None
+
     def shown(self, batch: Degraded) -> Shown:
         """The states that stand in for x_t: perturbed in training, on the true path in validation."""
         return self.perturbation(batch, self) if self.training else self.perturbation.on_true_path(batch)
 
-    def encode(self, x_t: Tensor, x_s: Tensor, t: Int[Tensor, " b"], s: Int[Tensor, " b"]) -> Normal | None:
+    def encode(self, x_t: Tensor, x_s: Tensor, t: Levels, s: Levels) -> Normal | None:
         """q(z_t | x_t, x_s); None for a model without latents."""
         return None
 
-    def latents(self, randomness: PerImage) -> Float[Tensor, "T n d"] | None:
-        """Latents for unconditional sampling; None for a model without."""
+    def latents(self, randomness: PerImage, temperature: float = 1.0) -> Latents:
+        """Latents for unconditional sampling, or the rule that draws them on the way; None for a model without."""
         return None
 
-    def teacher(self, warm: bool) -> "Diffusion":
-        """Who rolls out: the averaged weights, or these while warming up."""
-        return self if warm else self.averaged() or self
-
     def restore(
-        self, x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], s: Int[Tensor, " b"], z: Tensor | None
+        self, x_t: Float[Tensor, "b c h w"], t: Levels, s: Levels, condition: Condition = UNCONDITIONAL
     ) -> Float[Tensor, "b c h w"]:
         """xhat_s from x_t."""
-        return self.prediction.read(self.network(x_t, t, s, z), x_t, t, s)
+        return self.prediction.read(self.network(x_t, t, s, condition), x_t, t, s, self.degradation)
 
     @torch.no_grad()
-    def sample(self, randomness: PerImage, most: int | None = None) -> Trajectory:
-        """Unconditional samples, one for every image of `randomness`; most: how many states to keep, None for all."""
+    def sample(
+        self, randomness: PerImage, *, condition: Condition = UNCONDITIONAL, keep: int | None = None
+    ) -> Trajectory:
+        """Unconditional samples, one for every image of `randomness`; keep: how many states to keep, None for all."""
         x_T = self.start.sample(randomness)
-        return self.sampler(self, x_T, self.latents(randomness), randomness, most=most)
+        return self.sampler(self, x_T, randomness, latents=self.latents(randomness), condition=condition, keep=keep)
 
-    def finish(self, x0: Iterable[Float[Tensor, "b c h w"]]) -> None:
-        """What is fitted after training; x0: the training images in batches, again and again."""
+    def fit_prior(self, x0: Batches) -> None:
+        """Fit, after training, where latents come from; x0: an endless iterator of batches of training images."""
+
+    @property
+    def averaged(self) -> "Diffusion | None":
+        """The model with the averaged weights, in a training that keeps them."""
+        return compat.average_of(compat.trainer_of(self))
+
+    def teacher(self, live: bool) -> "Diffusion":
+        """Who rolls out: these weights, or the averaged ones."""
+        return self if live else self.averaged or self
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Without dropout, meanwhile."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
 
     @property
     def step(self) -> int:
         """Optimiser steps taken; 0 outside training."""
-        return self.global_step if self._trainer is not None else 0
+        return 0 if compat.trainer_of(self) is None else self.global_step
 
     def training_step(self, batch: Degraded, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
@@ -92,7 +129,7 @@ class Diffusion(L.LightningModule, ABC):
         self.log("loss", losses.total.detach(), prog_bar=True, logger=False)
         return losses.total
 
-    def on_train_batch_end(self, *_) -> None:
+    def on_train_batch_end(self, *_: Any) -> None:
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self._log_levels("train")
 
@@ -122,13 +159,13 @@ class Diffusion(L.LightningModule, ABC):
         self.levels.reset()
 
     def _report(self, stage: str) -> dict[str, Tensor]:
-        """The means since the last one."""
+        """The means since the last report."""
         means = self.levels.compute() if self.levels.count.sum() > 0 else {}
         return {f"{stage}/{name}": value for name, value in means.items()}
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
+        if self.optimizer is None or self.scheduler is None:
+            raise UserError("this model was built to sample: to train it, give it an optimizer and a scheduler")
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
-        optimizer._step_supports_amp_scaling = (
-            False  # bf16 has no scaler; else Lightning refuses to clip before a fused step
-        )
+        compat.allow_clipping(optimizer)
         return [optimizer], [{"scheduler": self.scheduler(optimizer), "interval": "step"}]

@@ -1,12 +1,18 @@
 """Denoising diffusion."""
 
-from typing import final
+from typing import Any, final
 
+from jaxtyping import Float
+from torch import Tensor
+
+from vcd import bounds
 from vcd.batch import Degraded
+from vcd.bounds import Bound, Quantity
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.models.base import Diffusion, Losses
-from vcd.predictions import Clean, Prediction
+from vcd.predictions import Clean, Prediction, gaussian
+from vcd.randomness import PerImage
 
 
 @final
@@ -20,17 +26,25 @@ class DDPM(Diffusion):
       descend |eps - epshat|^2                              or along epshat, with less noise or none (ddim)
     """
 
-    def __init__(self, *, degradation: Degradation, prediction: Prediction, **parts):
-        if not hasattr(degradation, "alpha_bar"):
-            raise UserError(
-                "model=ddpm denoises: it needs degradation=noise; others are for bansal, rissanen, vcd and vwd"
-            )
+    def __init__(self, *, degradation: Degradation, prediction: Prediction, **parts: Any):
+        gaussian(degradation, "model=ddpm", "take model=bansal, rissanen, vcd or vwd")
         if not isinstance(prediction, Clean):
-            raise UserError("model=ddpm predicts the noise or the clean image: prediction=residual or x0")
+            raise UserError("model=ddpm predicts the noise or the clean image: prediction=eps, v or x0")
         super().__init__(degradation=degradation, prediction=prediction, **parts)
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)
-        out = self.network(x_t.network, batch.t, batch.s, None)
-        mse = (self.prediction.target(batch, x_t.base) - out).square().flatten(1).mean(1)
+        out = self.network(x_t.network, batch.t, batch.s, batch.condition)
+        mse = (self.prediction.target(batch, x_t.base, self.degradation) - out).square().flatten(1).mean(1)
         return Losses(mse.mean(), {"loss": mse})
+
+    def bound(self, x0: Float[Tensor, "n c h w"], randomness: PerImage) -> Bound | None:
+        """Bits per dimension of images of 256 values, from 100 levels per image; None where the signal depends on frequency."""
+        T = self.degradation.T
+        if gaussian(self.degradation).signal.ndim > 1 or T < 2:
+            return None
+        count = min(T - 1, 100)
+        parts = bounds.ddpm_bits(self, x0, randomness, count)
+        numbers = {"bits_per_dim": Quantity(parts.sum(1).mean().item(), "lower", "bits")}
+        terms = dict(zip(("prior", "steps", "decoder"), parts.mean(0).tolist(), strict=True))
+        return Bound(numbers, {"levels_an_image": count, "variances": "posterior"}, {"bound": terms})

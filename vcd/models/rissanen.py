@@ -1,6 +1,6 @@
 """Inverse heat dissipation."""
 
-from typing import final
+from typing import Any, final
 
 from vcd.batch import Degraded
 from vcd.degradations.base import Degradation
@@ -20,7 +20,7 @@ class Rissanen(Diffusion):
       descend ||x_s - xhat_s||^2                            x_{t-1} = v + f(v, t)
     """
 
-    def __init__(self, *, degradation: Degradation, prediction: Prediction, **parts):
+    def __init__(self, *, degradation: Degradation, prediction: Prediction, **parts: Any):
         if degradation.stochastic:
             raise UserError("model=rissanen needs a deterministic degradation: the step back from a random one has no "
                             "single mean; noise is for model=ddpm or bansal")  # fmt: skip
@@ -30,6 +30,6 @@ class Rissanen(Diffusion):
 
     def losses(self, batch: Degraded) -> Losses:
         v = self.shown(batch)
-        out = self.network(v.network, batch.t, batch.s, None)
-        sse = (self.prediction.target(batch, v.base) - out).square().flatten(1).sum(1)
+        out = self.network(v.network, batch.t, batch.s, batch.condition)
+        sse = (self.prediction.target(batch, v.base, self.degradation) - out).square().flatten(1).sum(1)
         return Losses(sse.mean(), {"loss": sse})

@@ -1,24 +1,30 @@
-"""The variational bound that VCD and VWD share; what sets them apart is the perturbation."""
+"""The variational bound that VCD, VWD and the plain model share; what sets them apart is the perturbation."""
 
 import logging
 import math
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
+from vcd import bounds
 from vcd.annealing import kl_weight
 from vcd.batch import Degraded
-from vcd.metrics.levels import ActiveUnits
-from vcd.models.base import Diffusion, Losses
+from vcd.bounds import Bound, Quantity
+from vcd.levels import Levels
+from vcd.models.base import Batches, Diffusion, Losses
+from vcd.monitoring import ActiveUnits
 from vcd.networks.encoder import Encoder
-from vcd.priors import Prior
+from vcd.priors import Encoded, Prior
 from vcd.randomness import PerImage
+from vcd.samplers import Latents
 
 log = logging.getLogger(__name__)
+FIT = 20_220_415  # the seed of the latents that priors are fitted to
 
 
 class Variational(Diffusion, ABC):
@@ -27,40 +33,63 @@ class Variational(Diffusion, ABC):
     beta is in units of images in [-1, 1]: four times the papers'. annealing: the A of `kl_weight`, in steps.
     """
 
-    def __init__(self, *, encoder: Encoder, prior: Prior, beta: float, annealing: int, **parts):
+    has_latents = True
+
+    def __init__(self, *, encoder: Encoder, prior: Prior, beta: float, annealing: int, **parts: Any):
         super().__init__(**parts)  # the parts every Diffusion has, by name: an unknown one is a TypeError there
         self.encoder, self.prior, self.beta, self.annealing = encoder, prior, beta, annealing
         self.active_units = ActiveUnits(T=self.degradation.T, latent=encoder.latent)
 
-    def encode(self, x_t: Tensor, x_s: Tensor, t: Int[Tensor, " b"], s: Int[Tensor, " b"]) -> Normal:
+    def encode(self, x_t: Tensor, x_s: Tensor, t: Levels, s: Levels) -> Normal:
         return self.encoder(x_t, x_s, t, s)
 
-    def latents(self, randomness: PerImage) -> Float[Tensor, "T n d"]:
-        return self.prior.sample(self.degradation.T, randomness)
+    def latents(self, randomness: PerImage, temperature: float = 1.0) -> Latents:
+        return self.prior.sample(self.degradation.T, randomness, temperature)
 
     @torch.no_grad()
-    def encode_path(self, x0: Float[Tensor, "b c h w"]) -> Normal:
-        """q(z_t | x_t, x_s) of every level along the true path, s being what the sampler asks for: over (T,b,d)."""
-        eps, posteriors = self.degradation.draw(x0), []
-        for level in range(1, self.degradation.T + 1):
-            t = torch.full((len(x0),), level, device=x0.device)
-            s = self.sampler.ask(t, self.sampler.below(t, self.degradation.T))
-            v = self.perturbation.noisy(self.degradation(x0, t, eps))
-            posteriors.append(self.encode(v, self.degradation(x0, s, eps), t, s))
-        mean, std = (torch.stack([getattr(q, name) for q in posteriors]) for name in ("mean", "stddev"))
-        return Normal(mean, std, validate_args=False)
+    def encode_path(
+        self, x0: Float[Tensor, "n c h w"], randomness: PerImage, *, temperature: float = 1.0, level: int | None = None
+    ) -> Encoded:
+        """The latents of given images, each from the encoder at the state that decoding reaches.
 
-    def finish(self, x0: Iterable[Float[Tensor, "b c h w"]]) -> None:
-        """Fit the prior to the posteriors of the training images."""
-        self.prior.fit(self.encode_path(x.to(self.device)) for x in x0)
+        So later steps mend what earlier ones missed, and a prior fitted to them meets in sampling what it was fitted
+        to. temperature: 0 takes the posterior's mean, 1 a sample of it. level: where the path begins; None: T.
+        """
+        D, T = self.degradation, self.degradation.T
+        eps = D.draw(x0, randomness)
+        x_T = D(x0, torch.full((len(x0),), level or T, device=x0.device), eps)
+        spread = temperature * randomness.normal(T, self.prior.latent).transpose(0, 1)
+        z, mean = torch.zeros_like(spread).contiguous(), torch.zeros_like(spread)
+        kl = torch.zeros(T, len(x0), device=x0.device)
+        noise = randomness.take()
+
+        def look(v: Tensor, t: Levels, s: Levels) -> Tensor:
+            asked, i = self.sampler.ask(t, s), int(t[0]) - 1
+            q = self.encode(v, D(x0, asked, eps), t, asked)
+            z[i], mean[i], kl[i] = q.mean + q.stddev * spread[i], q.mean, self.prior.kl(q, v, t)
+            return z[i]
+
+        self.sampler(self, x_T, noise.take(), latents=look, level=level, keep=2)
+        return Encoded(x_T, z, mean, kl, noise)
+
+    def fit_prior(self, x0: Batches) -> None:
+        """Fit the prior to the latents of training images, along the model's own path."""
+
+        def encoded() -> Iterator[Encoded]:
+            first = 0
+            for x in x0:
+                yield self.encode_path(x.to(self.device), PerImage(FIT, range(first, first + len(x)), self.device))
+                first += len(x)
+
+        with self.evaluating():
+            self.prior.fit(encoded())
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)
         q = self.encode(x_t.base, batch.x_s, batch.t, batch.s)
-        z = q.rsample()
-        out = self.network(x_t.network, batch.t, batch.s, z)
-        sse = (self.prediction.target(batch, x_t.base) - out).square().flatten(1).sum(1)
-        kl = self.prior.kl(q)
+        out = self.network(x_t.network, batch.t, batch.s, batch.condition.given(q.rsample()))
+        sse = (self.prediction.target(batch, x_t.base, self.degradation) - out).square().flatten(1).sum(1)
+        kl = self.prior.kl(q, x_t.base, batch.t)
         if not self.training:
             self.active_units.update(q.mean, batch.t)
         weight = kl_weight(self.step, self.annealing) if self.training else 1.0
@@ -72,8 +101,40 @@ class Variational(Diffusion, ABC):
         active = self.active_units.compute()
         self.log("val/active_units", active.float().mean())
         if self.step > 1000 and not active.any():
-            log.warning(
-                "posterior collapse: no latent unit is in use at any level; try more perturbation.sigma or less model.beta"
-            )
+            log.warning("posterior collapse: no latent unit is in use at any level; try more perturbation.sigma or less model.beta")
         self.active_units.reset()
         super().on_validation_epoch_end()
+
+    @torch.no_grad()
+    def bound(self, x0: Float[Tensor, "n c h w"], randomness: PerImage) -> Bound:
+        """Rate and distortion of the steps that the sampler takes, on the true path; and, where every step restores the
+        level that it goes to, the bound on the density of the whole path."""
+        D, dims = self.degradation, x0[0].numel()
+        eps, table, whole = D.draw(x0, randomness), [], 0.0
+        levels = self.sampler.grid(D.T)[:-1]
+        self.active_units.reset()
+        path = True
+        with self.evaluating(), torch.random.fork_rng():
+            torch.manual_seed(int(randomness.uniform()[0] * 2**31))
+            for level in reversed(levels):
+                t = torch.full((len(x0),), level, device=x0.device)
+                below = self.sampler.below(t, D.T)
+                s = self.sampler.ask(t, below)
+                path &= bool((s == below).all())
+                batch = Degraded(x0, t, s, D(x0, t, eps), D(x0, s, eps), eps, torch.zeros_like(t))
+                terms = self.losses(batch).terms
+                rate, sse = terms["kl_bits"].mean().item(), terms["reconstruction_sse"]
+                whole += rate + bounds.gaussian_bits(sse[None], self.beta, dims).mean().item()
+                table.append({"t": level, "rate_bits": rate, "distortion_mse": sse.mean().item() / dims})
+        active = self.active_units.compute().tolist()
+        self.active_units.reset()
+        for row in table:
+            row["active_units"] = active[row["t"] - 1]
+        numbers = {
+            "rate_bits": Quantity(sum(row["rate_bits"] for row in table), "neither", "bits per image, all steps"),
+            "distortion_mse": Quantity(sum(row["distortion_mse"] for row in table), "lower", "all steps"),
+        }
+        if path:  # else the steps do not restore one another's states, and their sum bounds nothing
+            numbers["path_bound_bits_per_dim"] = Quantity(whole / dims, "lower", "bits per dimension of x_0, density of all steps")
+        protocol = {"decoder": f"Gaussian of variance beta/2 = {self.beta / 2:g}", "beta": self.beta, "levels": levels[::-1]}
+        return Bound(numbers, protocol, {"steps": table})

@@ -1,8 +1,13 @@
 """Variational warm diffusion."""
 
+from typing import Any, final
+
+from vcd.errors import UserError
 from vcd.models.variational import Variational
+from vcd.perturbations import Gaussian, Perturbation
 
 
+@final
 class VWD(Variational):
     """Variational warm diffusion: the network is trained on states with a little Gaussian noise.
 
@@ -12,4 +17,14 @@ class VWD(Variational):
       z ~ q(z | v, x_s)                                     z_t ~ prior;  v = xhat_t + delta eps
       xhat_s = v + f(v, t, s, z)                            xhat_{t-1} = v + f(v, t, t-1, z_t)
       descend ||x_s - xhat_s||^2 + beta KL(q || prior)    return xhat_0
+
+    The noise is `vcd.perturbations.Gaussian`, the objective `Variational.losses`; delta is the sampler's.
     """
+
+    def __init__(self, *, perturbation: Perturbation, **parts: Any):
+        if not isinstance(perturbation, Gaussian):
+            raise UserError(
+                "model=vwd is trained on noisy states: perturbation=gaussian; rollouts make it model=vcd, no "
+                "perturbation model=plain"
+            )
+        super().__init__(perturbation=perturbation, **parts)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vcd.errors import UserError
+from vcd.levels import Levels
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -75,7 +76,7 @@ class LevelEmbedding(nn.Module):
         self.register_buffer("frequencies", torch.exp(-math.log(10000.0) * torch.arange(half) / half), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * half, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, t: Int[Tensor, " b"]) -> Float[Tensor, "b width"]:
+    def forward(self, t: Levels) -> Float[Tensor, "b width"]:
         angle = (1000.0 / self.T) * t.float()[:, None] * self.frequencies
         return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=1))
 
@@ -112,7 +113,7 @@ class Attention(nn.Module):
     def __init__(self, *, channels: int, heads: int):
         super().__init__()
         if channels % heads:
-            raise UserError(f"network.unet.heads={heads} does not divide the {channels} channels at an attention level")
+            raise UserError(f"network.unet.heads={heads} does not divide the {channels} channels of a resolution with attention")
         self.heads = heads
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
@@ -126,7 +127,7 @@ class Attention(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block and, at the levels that have it, attention."""
+    """A residual block and, at the resolutions that have it, attention."""
 
     def __init__(self, *, c_in: int, c_out: int, emb: int, dropout: float, film: bool, attention: bool, heads: int):
         super().__init__()
@@ -168,21 +169,21 @@ class DownPath(nn.Module):
     """
 
     def __init__(
-        self, *, c_in: int, dim: int, mults: Sequence[int], attention: Sequence[int], blocks: int, emb: int,
+        self, *, c_in: int, dim: int, mults: Sequence[float], attention: Sequence[int], blocks: int, emb: int,
         dropout: float, film: bool, heads: int, patch: int,
     ):  # fmt: skip
         super().__init__()
-        c = dim * mults[0]
+        c = int(dim * mults[0])
         self.layers = nn.ModuleList([Entry(c_in, c, patch=patch)])
         self.channels = [c]
-        for level, mult in enumerate(mults):
+        for resolution, mult in enumerate(mults):
             for _ in range(blocks):
-                stage = Stage(c_in=c, c_out=dim * mult, emb=emb, dropout=dropout, film=film,
-                              attention=level in attention, heads=heads)  # fmt: skip
-                c = dim * mult
+                stage = Stage(c_in=c, c_out=int(dim * mult), emb=emb, dropout=dropout, film=film,
+                              attention=resolution in attention, heads=heads)  # fmt: skip
+                c = int(dim * mult)
                 self.layers.append(stage)
                 self.channels.append(c)
-            if level < len(mults) - 1:
+            if resolution < len(mults) - 1:
                 self.layers.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
                 self.channels.append(c)
 
@@ -194,7 +195,7 @@ class DownPath(nn.Module):
         return maps
 
 
-def coarsest(size: int, mults: Sequence[int], patch: int) -> int:
+def coarsest(size: int, mults: Sequence[float], patch: int) -> int:
     """Side of the coarsest feature map; UserError where the image has no such patches or cannot be halved that often."""
     if patch < 1 or size % patch:
         raise UserError(f"network.unet.patch={patch} does not divide the side of the images, dataset.size={size}")

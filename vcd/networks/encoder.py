@@ -1,30 +1,32 @@
-"""The variational encoder q(z_t | x_t, x_s): the U-Net's way down at half width, flattened to mean and variance."""
+"""The variational encoder q(z_t | x_t, x_s): the U-Net's way down, narrower, flattened to mean and variance."""
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from vcd.levels import Levels
 from vcd.networks.blocks import DownPath, LevelEmbedding, coarsest
 
 
 class Encoder(nn.Module):
     """(x_t (B,C,H,W), x_s (B,C,H,W), t (B,), s (B,)) -> Normal over (B, latent).
 
-    `dim` is the U-Net's; the encoder has half of it. The log-variance is bounded smoothly to [-10, 10]; the Normal is
+    dim: the U-Net's; width: the encoder's share of it. The log-variance is bounded smoothly to [-10, 10]; the Normal is
     float32 also under mixed precision.
     """
 
     def __init__(
-        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[int], attention: Sequence[int],
+        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[float], attention: Sequence[int],
         blocks: int, latent: int, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
+        width: float = 0.5,
     ):  # fmt: skip
         super().__init__()
         side = coarsest(size, mults, patch)
         self.latent = latent
-        dim = dim // 2
+        dim = int(dim * width)
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
@@ -36,8 +38,8 @@ class Encoder(nn.Module):
         self,
         x_t: Float[Tensor, "b c h w"],
         x_s: Float[Tensor, "b c h w"],
-        t: Int[Tensor, " b"],
-        s: Int[Tensor, " b"],
+        t: Levels,
+        s: Levels,
     ) -> Normal:
         emb = self.t_embedding(t) + self.s_embedding(s)
         h = self.down(torch.cat([x_t, x_s], dim=1), emb)[-1]

@@ -6,6 +6,8 @@ as published for VCD, by linear layers without a nonlinearity (`nonlinear=false`
 
 from abc import ABC
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -21,24 +23,29 @@ def projection(d: int, width: int, nonlinear: bool) -> nn.Sequential:
     return nn.Sequential(nn.Linear(d, d), between(), nn.Linear(d, d), between(), nn.Linear(d, width))
 
 
+@dataclass(frozen=True)
+class Widths:
+    """What an injection has to fit: the embedding's width, and the channels of the feature maps of the way down."""
+
+    emb: int
+    maps: Sequence[int]
+
+
 class Injection(nn.Module, ABC):
-    """The hooks, all of them the identity. `bind` is called once, when the U-Net knows its sizes."""
+    """The hooks, all of them the identity. The U-Net makes its injection, since it knows the widths."""
 
     extra = 0  # channels by which the embedding grows
 
-    def __init__(self, *, latent: int, nonlinear: bool = True):
+    def __init__(self, widths: Widths, *, latent: int):
         super().__init__()
         if latent < 1:
             raise UserError(f"network.encoder.latent={latent}: the latent needs at least one dimension")
-        self.latent, self.nonlinear = latent, nonlinear
-
-    def bind(self, *, emb: int, maps: Sequence[int], bottleneck: int) -> None:
-        """Make the layers: `emb` is the embedding's width, `maps` and `bottleneck` the feature maps' channels."""
+        self.latent = latent
 
     def embed(self, emb: Float[Tensor, "b e"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b e2"]:
         return emb
 
-    def start(self, h: Float[Tensor, "b c h w"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+    def input(self, h: Float[Tensor, "b c h w"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         return h
 
     def bottleneck(self, h: Float[Tensor, "b c h w"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
@@ -48,24 +55,28 @@ class Injection(nn.Module, ABC):
         return h
 
 
+@final
 class EmbConcat(Injection):
     """z beside the level embedding, seen by every block: the published default."""
 
-    def bind(self, *, emb: int, maps: Sequence[int], bottleneck: int) -> None:
-        self.extra = self.latent
-        self.project = projection(self.latent, self.latent, self.nonlinear)
+    def __init__(self, widths: Widths, *, latent: int, nonlinear: bool = True):
+        super().__init__(widths, latent=latent)
+        self.extra = latent
+        self.project = projection(latent, latent, nonlinear)
 
-    def embed(self, emb, z):
+    def embed(self, emb: Float[Tensor, "b e"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b e2"]:
         return torch.cat([emb, self.project(z)], dim=1)
 
 
+@final
 class EmbAdd(Injection):
     """z added to the level embedding."""
 
-    def bind(self, *, emb: int, maps: Sequence[int], bottleneck: int) -> None:
-        self.project = projection(self.latent, emb, self.nonlinear)
+    def __init__(self, widths: Widths, *, latent: int, nonlinear: bool = True):
+        super().__init__(widths, latent=latent)
+        self.project = projection(latent, widths.emb, nonlinear)
 
-    def embed(self, emb, z):
+    def embed(self, emb: Float[Tensor, "b e"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b e2"]:
         return emb + self.project(z)
 
 
@@ -83,31 +94,37 @@ class LatentMap(nn.Module):
         return h + self.mix(F.interpolate(coarse, size=h.shape[2:], mode="bilinear"))
 
 
-class Start(Injection):
+@final
+class Input(Injection):
     """z as a map added to the first features."""
 
-    def bind(self, *, emb: int, maps: Sequence[int], bottleneck: int) -> None:
-        self.add = LatentMap(latent=self.latent, channels=maps[0], nonlinear=self.nonlinear)
+    def __init__(self, widths: Widths, *, latent: int, nonlinear: bool = True):
+        super().__init__(widths, latent=latent)
+        self.add = LatentMap(latent=latent, channels=widths.maps[0], nonlinear=nonlinear)
 
-    def start(self, h, z):
+    def input(self, h: Float[Tensor, "b c h w"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         return self.add(h, z)
 
 
+@final
 class Bottleneck(Injection):
     """z as a map added at the coarsest resolution."""
 
-    def bind(self, *, emb: int, maps: Sequence[int], bottleneck: int) -> None:
-        self.add = LatentMap(latent=self.latent, channels=bottleneck, nonlinear=self.nonlinear)
+    def __init__(self, widths: Widths, *, latent: int, nonlinear: bool = True):
+        super().__init__(widths, latent=latent)
+        self.add = LatentMap(latent=latent, channels=widths.maps[-1], nonlinear=nonlinear)
 
-    def bottleneck(self, h, z):
+    def bottleneck(self, h: Float[Tensor, "b c h w"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         return self.add(h, z)
 
 
+@final
 class Maps(Injection):
     """z as a map added to every feature map of the way down."""
 
-    def bind(self, *, emb: int, maps: Sequence[int], bottleneck: int) -> None:
-        self.add = nn.ModuleList(LatentMap(latent=self.latent, channels=c, nonlinear=self.nonlinear) for c in maps)
+    def __init__(self, widths: Widths, *, latent: int, nonlinear: bool = True):
+        super().__init__(widths, latent=latent)
+        self.add = nn.ModuleList(LatentMap(latent=latent, channels=c, nonlinear=nonlinear) for c in widths.maps)
 
-    def map(self, i, h, z):
+    def map(self, i: int, h: Float[Tensor, "b c h w"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         return self.add[i](h, z)

@@ -1,47 +1,52 @@
 """The U-Net that reads x_t, t, s and z: improved diffusion's (Nichol and Dhariwal 2021, arXiv:2102.09672)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from vcd.batch import UNCONDITIONAL, Condition
 from vcd.errors import UserError
+from vcd.levels import Levels
 from vcd.networks.blocks import DownPath, LevelEmbedding, Stage, Up, coarsest, group_norm, silu, zero
-from vcd.networks.injection import Injection
+from vcd.networks.injection import Injection, Widths
 
 
 class UNet(nn.Module):
-    """(x_t (B,C,H,W), t (B,), s (B,), z (B,d) or None, which is 0) -> (B,C,H,W); zero at the start of training.
+    """(x_t (B,C,H,W), t (B,), s (B,), condition) -> (B,C,H,W); zero at the start of training.
 
     dim: width; mults: width of each resolution in units of dim; attention: the resolutions (0 the finest) that have
-    it; blocks: residual blocks a resolution; film: see ResBlock; injection: where z enters, None for no latents;
-    patch: side of the squares of pixels that are one position (in U-Nets: Hoogeboom et al. 2023, arXiv:2301.11093).
+    it; blocks: residual blocks per resolution; film: see ResBlock; patch: side of the squares of pixels that are one
+    position (in U-Nets: Hoogeboom et al. 2023, arXiv:2301.11093).
+
+    Of the condition it reads what it is built for, and takes nothing given as zero: z by `injection`, a function of the
+    widths that makes one; the label of one of `classes`, embedded and added to the levels; an image of `context`
+    channels, concatenated to x_t.
     """
 
     def __init__(
-        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[int], attention: Sequence[int],
-        blocks: int, dropout: float = 0.0, heads: int = 1, film: bool = True, injection: Injection | None = None,
-        patch: int = 1,
+        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[float], attention: Sequence[int],
+        blocks: int, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
+        injection: Callable[[Widths], Injection] | None = None, classes: int | None = None, context: int = 0,
     ):  # fmt: skip
         super().__init__()
         coarsest(size, mults, patch)
-        self.size, self.channels, self.patch = size, channels, patch
+        if odd := [r for r in attention if not 0 <= r < len(mults)]:
+            raise UserError(f"network.unet.attention={list(attention)}: there is no resolution {odd[0]}; 0 to {len(mults) - 1} exist")
+        self.size, self.channels, self.context, self.patch, self.classes = size, channels, context, patch, classes
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
 
-        def widths(path_emb: int) -> dict:
+        def widths(path_emb: int) -> dict[str, Any]:
             return dict(emb=path_emb, dropout=dropout, film=film, heads=heads)
 
-        maps = [dim * mults[0]]  # the widths DownPath will have; injection sizes its layers by them
-        for level, mult in enumerate(mults):
-            maps += [dim * mult] * (blocks + (level < len(mults) - 1))
-        self.injection = injection
-        if injection is not None:
-            injection.bind(emb=emb, maps=maps, bottleneck=maps[-1])
-            emb += injection.extra
+        self.injection = None if injection is None else injection(Widths(emb, down_widths(dim, mults, blocks)))
+        if self.injection is not None:
+            emb += self.injection.extra
         self.down = DownPath(
             c_in=channels, dim=dim, mults=mults, attention=attention, blocks=blocks, patch=patch, **widths(emb)
         )
@@ -54,39 +59,57 @@ class UNet(nn.Module):
         )
         self.up = nn.ModuleList()
         skips = list(self.down.channels)
-        for level, mult in reversed(list(enumerate(mults))):
+        for resolution, mult in reversed(list(enumerate(mults))):
             for _ in range(blocks + 1):
-                c_out = dim * mult
-                self.up.append(Stage(c_in=c + skips.pop(), c_out=c_out, attention=level in attention, **widths(emb)))
+                c_out = int(dim * mult)
+                self.up.append(Stage(c_in=c + skips.pop(), c_out=c_out, attention=resolution in attention, **widths(emb)))
                 c = c_out
-            if level > 0:
+            if resolution > 0:
                 self.up.append(Up(c))
         self.norm, self.out = group_norm(c), zero(nn.Conv2d(c, channels * patch**2, 3, padding=1))
 
+        if classes is not None:
+            self.label_embedding = zero(nn.Embedding(classes, 4 * dim))
+
     def forward(
-        self, x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], s: Int[Tensor, " b"], z: Float[Tensor, "b d"] | None
+        self, x_t: Float[Tensor, "b c h w"], t: Levels, s: Levels, condition: Condition = UNCONDITIONAL
     ) -> Float[Tensor, "b c h w"]:
         if x_t.shape[1] != self.channels:
-            raise UserError(
-                f"the network has {self.channels} channels, the images {x_t.shape[1]}; set dataset.channels"
-            )
-        inject = self.injection
-        if inject and z is None:
-            z = x_t.new_zeros(len(x_t), inject.latent)
+            raise UserError(f"the network has {self.channels} channels, the images {x_t.shape[1]}; set dataset.channels")
+        inject, z = self.injection, condition.z
         emb = self.t_embedding(t) + self.s_embedding(s)
-        if inject:
+        if self.classes is not None and condition.label is not None:
+            emb = emb + self.label_embedding(condition.label)
+        if inject is not None:
+            z = x_t.new_zeros(len(x_t), inject.latent) if z is None else z
             emb = inject.embed(emb, z)
-        h, skips = x_t, []
+        h, skips = self._with_image(x_t, condition.image), []
         for i, layer in enumerate(self.down.layers):
             h = layer(h, emb) if isinstance(layer, Stage) else layer(h)
-            if inject:
-                h = inject.start(h, z) if i == 0 else h
-                h = inject.map(i, h, z)
+            if inject is not None:
+                h = inject.map(i, inject.input(h, z) if i == 0 else h, z)
             skips.append(h)
         h = self.middle[0](h, emb)
-        if inject:
+        if inject is not None:
             h = inject.bottleneck(h, z)
         h = self.middle[1](h, emb)
         for layer in self.up:
             h = layer(h, skips[-1].shape[2:]) if isinstance(layer, Up) else layer(torch.cat([h, skips.pop()], 1), emb)
         return F.pixel_shuffle(self.out(silu(self.norm(h))), self.patch).float()
+
+    def _with_image(self, x_t: Float[Tensor, "b c h w"], image: Float[Tensor, "b c2 h w"] | None) -> Float[Tensor, "b c3 h w"]:
+        """x_t and the image of the condition, if the network reads one."""
+        if not self.context:
+            return x_t
+        image = x_t.new_zeros(len(x_t), self.context, *x_t.shape[2:]) if image is None else image
+        if image.shape[1] != self.context:
+            raise UserError(f"the network reads an image of {self.context} channels, not {image.shape[1]}; set network.unet.context")
+        return torch.cat([x_t, image], 1)
+
+
+def down_widths(dim: int, mults: Sequence[float], blocks: int) -> list[int]:
+    """The channels of every feature map of `DownPath`."""
+    widths = [int(dim * mults[0])]
+    for resolution, mult in enumerate(mults):
+        widths += [int(dim * mult)] * (blocks + (resolution < len(mults) - 1))
+    return widths

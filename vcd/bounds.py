@@ -1,36 +1,40 @@
-"""Likelihood: what the variational bounds say of an image, in bits."""
+"""Variational bounds: what a model says of the likelihood of images, in bits."""
 
 import math
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Normal
 
-from vcd.batch import Degraded
-from vcd.models.base import Diffusion
-from vcd.models.variational import Variational
+from vcd.batch import UNCONDITIONAL
+from vcd.degradations.gaussian import GaussianDegradation
+from vcd.predictions import gaussian
 from vcd.randomness import PerImage
+from vcd.restorer import Restorer
 
 
-@torch.no_grad()
-def steps(model: Variational, x0: Float[Tensor, "n c h w"]) -> dict[str, Float[Tensor, "T n"]]:
-    """Rate and distortion of every step on the true path: `kl_bits` and `reconstruction_sse`, t at index t - 1.
+@dataclass(frozen=True)
+class Quantity:
+    """A number, which way is better (lower, higher or neither), and its unit."""
 
-    Seeded by the caller through torch's global random state.
-    """
-    D, terms = model.degradation, {"kl_bits": [], "reconstruction_sse": []}
-    eps = D.draw(x0)
-    for level in range(1, D.T + 1):
-        t = torch.full((len(x0),), level, device=x0.device)
-        s = model.sampler.ask(t, model.sampler.below(t, D.T))
-        batch = Degraded(x0, t, s, D(x0, t, eps), D(x0, s, eps), eps, torch.zeros_like(t))
-        for name, values in model.losses(batch).terms.items():
-            if name in terms:
-                terms[name].append(values)
-    return {name: torch.stack(values) for name, values in terms.items()}
+    value: float
+    better: str
+    unit: str
 
 
-def gaussian_bits(sse: Float[Tensor, "T n"], beta: float, dimensions: int) -> Float[Tensor, "T n"]:
+@dataclass(frozen=True)
+class Bound:
+    """Named numbers, what they depend on, and tables for plots."""
+
+    numbers: dict[str, Quantity]
+    protocol: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
+
+
+def gaussian_bits(sse: Float[Tensor, "k n"], beta: float, dimensions: int) -> Float[Tensor, "k n"]:
     """-log2 N(x_s; xhat_s, beta/2 I): the decoder that the objective sse + beta KL implies, as a density of the step."""
     variance = beta / 2
     return (sse / (2 * variance) + dimensions / 2 * math.log(2 * math.pi * variance)) / math.log(2)
@@ -38,23 +42,23 @@ def gaussian_bits(sse: Float[Tensor, "T n"], beta: float, dimensions: int) -> Fl
 
 @torch.no_grad()
 def ddpm_bits(
-    model: Diffusion, x0: Float[Tensor, "n c h w"], randomness: PerImage, levels: int | None = None
+    model: Restorer, x0: Float[Tensor, "n c h w"], randomness: PerImage, levels: int | None = None
 ) -> Float[Tensor, "n 3"]:
-    """DDPM's bound in bits a dimension, for images of 256 values: prior, steps t = 2..T, decoder (Ho et al. 2020, eq. 5).
+    """DDPM's bound in bits per dimension, for images of 256 values: prior, steps t = 2..T, decoder (Ho et al. 2020, eq. 5).
 
     levels: of the steps, so many are measured per image, spread evenly in log SNR with a random offset and weighted by
     how rarely each is met; None: all. Variances are those of the exact posterior; the decoder's, at t = 1, where that is
-    0, is the one of t = 2.
+    0, is the one of t = 2. The signal has to be one number per level.
     """
-    D, T = model.degradation, model.degradation.T
-    shape, dims = x0.shape[1:], x0[0].numel()
-    signal2, noise2 = D.sqrt_alpha_bar.double() ** 2, D.sqrt_one_minus_alpha_bar.double() ** 2
+    D: GaussianDegradation = gaussian(model.degradation)
+    T, shape, dims = D.T, x0.shape[1:], x0[0].numel()
+    signal2, noise2 = D.signal.double() ** 2, D.noise.double() ** 2
     snr = signal2 / noise2.clamp(min=1e-20)
 
     def estimate(t: Tensor) -> Tensor:
         """xhat_0 from x_t ~ q(x_t | x_0)."""
         x_t = D(x0, t, randomness.normal(*shape))
-        return model.restore(x_t, t, torch.zeros_like(t), None)
+        return model.restore(x_t, t, torch.zeros_like(t), UNCONDITIONAL)
 
     # KL(q(x_T | x_0) || N(0, I))
     x = x0.double()
@@ -67,7 +71,7 @@ def ddpm_bits(
     share = share / share.sum() / 2 + 1 / (2 * (T - 1))  # of t = 2..T; half of it uniform: no weight is extreme
     for i in range(count):
         if count == T - 1:
-            t, weight = torch.full_like(offset, i + 2, dtype=torch.int64), 1.0
+            t, weight = torch.full_like(offset, i + 2, dtype=torch.int64), torch.ones_like(offset)
         else:
             t = 2 + torch.searchsorted(share.cumsum(0), (i + offset) / count).clamp(max=T - 2)
             weight = 1 / (count * share[t - 2])
@@ -77,7 +81,7 @@ def ddpm_bits(
     # -log P(x_0 | x_1), a Gaussian integrated over the 256 bins, the outermost open
     first = torch.ones(len(x0), dtype=torch.int64, device=x0.device)
     variance = noise2[1] / noise2[2] * (noise2[2] - noise2[1]) / signal2[1]
-    decoder = torch.distributions.Normal(estimate(first).double(), variance.sqrt())
+    decoder = Normal(estimate(first).double(), variance.sqrt())
     half = 1 / 255
     above = torch.where(x > 1 - half, 1.0, decoder.cdf(x + half))
     below = torch.where(x < -1 + half, 0.0, decoder.cdf(x - half))

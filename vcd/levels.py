@@ -1,0 +1,49 @@
+"""Levels t = 0 (clean) .. T (fully degraded), and how training draws them."""
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+
+Levels = Real[Tensor, " b"]  # an index, or a real number in [0, T] where the degradation is continuous
+
+
+class LevelSampler(ABC):
+    """The distribution of t in training. A continuous degradation gets reals in (0, T], all others 1..T."""
+
+    def draw(self, n: int, T: int, *, continuous: bool = False, device: torch.device | str = "cpu") -> Levels:
+        """n levels, from torch's global random state."""
+        x = self.positions(n, T, device)
+        return T - x if continuous else 1 + x.long().clamp(max=T - 1)
+
+    @abstractmethod
+    def positions(self, n: int, T: int, device: torch.device | str) -> Float[Tensor, " n"]:
+        """n real numbers in [0, T)."""
+
+
+@final
+class Stratified(LevelSampler):
+    """Uniform on 1..T and spread evenly over the batch: every level comes n/T times, rounded up or down.
+
+    t = 1 + floor(T (i + u) / n) with one u for all and i in random order (Kingma et al. 2021, arXiv:2107.00630, I.1).
+    """
+
+    def positions(self, n: int, T: int, device: torch.device | str) -> Float[Tensor, " n"]:
+        i = torch.randperm(n, device=device)
+        u = torch.rand((), device=device)
+        return T * (i + u) / n
+
+
+@final
+class Uniform(LevelSampler):
+    """Uniform on 1..T, each image on its own, as most papers draw it."""
+
+    def positions(self, n: int, T: int, device: torch.device | str) -> Float[Tensor, " n"]:
+        return T * torch.rand(n, device=device)
+
+
+def per_image(values: Tensor) -> Tensor:
+    """(b, ...) -> (b, 1, ..., 1) of four dimensions, to multiply a batch of images with; (b, h, w) -> (b, 1, h, w)."""
+    return values[:, None, None, None] if values.ndim == 1 else values[:, None]

@@ -1,0 +1,55 @@
+"""Where diffusion happens: the one place that knows uint8, [-1, 1], black and clipping."""
+
+from abc import ABC, abstractmethod
+from typing import final
+
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+BLACK = -1.0  # the value of a black pixel
+
+
+def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """uint8 0..255 to float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1.0
+
+
+def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """[-1, 1] to uint8: clamp, then round to the nearest of the 256 values; files and metrics share it."""
+    return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().byte()
+
+
+class Space(nn.Module, ABC):
+    """The way between images as bytes and the x that is degraded and restored."""
+
+    zero: float  # what fading ends in
+
+    @abstractmethod
+    def encode(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        """x0 of images."""
+
+    @abstractmethod
+    def decode(self, x: Float[Tensor, "n c2 h2 w2"]) -> UInt8[Tensor, "n c h w"]:
+        """Images of x, whichever level x is at."""
+
+    @abstractmethod
+    def clip(self, x0: Float[Tensor, "n c2 h2 w2"]) -> Float[Tensor, "n c2 h2 w2"]:
+        """An estimate of x0 brought back to where x0 can be."""
+
+
+@final
+class Pixels(Space):
+    """The pixels themselves, in [-1, 1]. zero: the value that fading ends in, black."""
+
+    def __init__(self, *, zero: float = BLACK):
+        super().__init__()
+        self.zero = zero
+
+    def encode(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return to_float(images)
+
+    def decode(self, x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+        return to_uint8(x)
+
+    def clip(self, x0: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return x0.clamp(-1, 1)
