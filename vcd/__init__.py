@@ -1,3 +1,3 @@
 """Variational Cold Diffusion: diffusion with any degradation, steered by variational latents."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
