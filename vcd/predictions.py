@@ -149,6 +149,38 @@ class V(OfNoise):
         return D.basis.inverse((signal * D.basis(x_t) - noise * D.basis(out)) / (signal**2 + noise**2))
 
 
+@final
+class EDM(OfNoise):
+    """F of xhat_0 = c_skip x_t + c_out F, preconditioned for data of std sd (Karras et al. 2022, arXiv:2206.00364, table 1).
+
+    With a, s the signal and noise: c_skip = a sd^2 / v, c_out = s sd / sqrt(v), v = a^2 sd^2 + s^2, so that the mean
+    squared error of F is EDM's weighted loss. sd = 1 is v-prediction with the sign turned.
+    """
+
+    def __init__(self, *, sd: float = 0.5):
+        if not sd > 0:
+            raise UserError(f"prediction.sd={sd} is the standard deviation of the data: it must be above 0")
+        self.sd = sd
+
+    def check(self, D: Degradation) -> None:
+        super().check(D)
+        if gaussian(D).signal.ndim > 1:
+            raise UserError("prediction=edm needs one signal per level, and this one depends on the frequency; take prediction=eps or v")
+
+    def target(self, batch: Degraded, x_t: Pixels, D: Degradation) -> Pixels:
+        skip, out = self._coefficients(batch.t, gaussian(D))
+        return (batch.x0 - skip * x_t) / out
+
+    def read(self, out: Pixels, x_t: Pixels, t: Levels, s: Levels, D: Degradation) -> Pixels:
+        c_skip, c_out = self._coefficients(t, gaussian(D))
+        return c_skip * x_t + c_out * out
+
+    def _coefficients(self, t: Levels, D: GaussianDegradation) -> tuple[Tensor, Tensor]:
+        signal, noise = D.at(t)
+        v = signal**2 * self.sd**2 + noise**2
+        return signal * self.sd**2 / v, noise * self.sd / v.sqrt()
+
+
 def gaussian(D: Degradation, who: str = "this", instead: str = "take another part") -> GaussianDegradation:
     """The degradation, if it is Gaussian; else UserError."""
     if not isinstance(D, GaussianDegradation):

@@ -52,16 +52,19 @@ class Trajectory:
 class Sampler(ABC):
     """One loop over levels T = t_0 > t_1 > ... > 0; the concrete classes say how to step from t to s.
 
-    steps: how many levels are visited, evenly spread; None: all T. delta: std of the noise that joins every state
+    steps: how many levels are visited; None: all T. power: how they are spread, 1 evenly, 2 quadratically, closer where
+    x is nearly clean. delta: std of the noise that joins every state
     before it is restored, in units of images in [-1, 1] (twice the papers' [0, 1] units).
     """
 
-    def __init__(self, *, steps: int | None = None, delta: float = 0.0):
+    def __init__(self, *, steps: int | None = None, power: float = 1.0, delta: float = 0.0):
+        if not power >= 1:
+            raise UserError(f"sampler.power={power} must be at least 1: 1 spreads the steps evenly, 2 quadratically")
         if steps is not None and steps < 1:
             raise UserError(f"sampler.steps={steps} must be at least 1, or null for every level")
         if not delta >= 0:
             raise UserError(f"sampler.delta={delta} is a standard deviation and cannot be negative")
-        self.steps, self.delta = steps, delta
+        self.steps, self.power, self.delta = steps, power, delta
 
     @abstractmethod
     def ask(self, t: Levels, s: Levels) -> Levels:
@@ -88,7 +91,11 @@ class Sampler(ABC):
         steps = T if self.steps is None else self.steps
         if steps > T:
             raise UserError(f"sampler.steps={steps} is more than the T={T} levels there are")
-        return torch.linspace(T, 0, steps + 1, dtype=torch.float64).round().long().tolist()
+        if self.power == 1:
+            return torch.linspace(T, 0, steps + 1, dtype=torch.float64).round().long().tolist()
+        wanted = (T * torch.linspace(0, 1, steps + 1, dtype=torch.float64) ** self.power).round().long()
+        least = torch.arange(steps + 1)  # distinct levels, each at least its number of steps from 0
+        return torch.maximum(wanted, least).flip(0).tolist()
 
     def below(self, t: Levels, T: int) -> Levels:
         """The level visited after t."""
@@ -196,8 +203,10 @@ class DDIM(Restoring):
     eq. 7). clip: xhat_0 is brought back to where images can be, and epshat leads from that to x_t.
     """
 
-    def __init__(self, *, eta: float, clip: bool = True, steps: int | None = None, delta: float = 0.0):
-        super().__init__(steps=steps, delta=delta)
+    def __init__(
+        self, *, eta: float, clip: bool = True, steps: int | None = None, power: float = 1.0, delta: float = 0.0
+    ):
+        super().__init__(steps=steps, power=power, delta=delta)
         if not 0.0 <= eta <= 1.0:
             raise UserError(f"sampler.eta={eta} must lie between 0 (deterministic) and 1 (ancestral)")
         self.eta, self.clip = eta, clip

@@ -47,6 +47,16 @@ class Schedule(ABC):
     def alpha_bar(self, T: int) -> Levels:
         """Power kept under noise, abar_t of DDPM (2006.11239), (T+1,): 1 at level 0, above 0 everywhere."""
 
+    def signal_and_noise(self, T: int) -> tuple[Levels, Levels]:
+        """The two factors of x_t = signal_t x_0 + noise_t eps, (T+1,) each: 1 and 0 at level 0."""
+        kept = self.alpha_bar(T)
+        return kept.sqrt(), (1 - kept).sqrt()
+
+
+def to_zero(kept: Levels) -> Levels:
+    """A falling curve from 1, brought down to exactly 0 at level T."""
+    return (kept - kept[-1]) / (1 - kept[-1])
+
 
 def _from_betas(beta: Float64[Tensor, " T"], clip: Number) -> Levels:
     """abar_t = prod_{i<=t} (1 - beta_i), with beta at most `clip` and abar_0 = 1."""
@@ -123,8 +133,7 @@ class Exponential(Schedule):
 
     def fade(self, T: int) -> Levels:
         """(exp(-rate u / 2) - exp(-rate / 2)) / (1 - exp(-rate / 2)), u = t/T."""
-        kept = torch.exp(-self.rate / 2 * _level_share(T))
-        return (kept - kept[-1]) / (1 - kept[-1])
+        return to_zero(torch.exp(-self.rate / 2 * _level_share(T)))
 
     def alpha_bar(self, T: int) -> Levels:
         return torch.exp(-self.rate * _level_share(T))

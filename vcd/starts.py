@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vcd.degradations.base import Degradation
+from vcd.degradations.gaussian import GaussianDegradation
 from vcd.errors import UserError
 from vcd.randomness import PerImage
 from vcd.spaces import BLACK
@@ -53,10 +54,14 @@ class Black(Start):
 
 @final
 class NormalStart(Start):
-    """Standard normal: the end of noise diffusion."""
+    """Normal with mean 0: the end of noise diffusion. std: 1, or the largest sigma where the noise is added to the image."""
+
+    def __init__(self, *, channels: int, size: int, noise: float = 0.0, std: float = 1.0):
+        super().__init__(channels=channels, size=size, noise=noise)
+        self.std = std
 
     def draw(self, randomness: PerImage) -> Float[Tensor, "n c h w"]:
-        return randomness.normal(*self.shape)
+        return self.std * randomness.normal(*self.shape)
 
 
 @final
@@ -118,4 +123,6 @@ def natural(degradation: Degradation, *, channels: int, size: int, noise: float 
     shape = dict(channels=channels, size=size, noise=noise)
     if torch.all((end - zero).abs() < 1e-6):
         return Black(**shape, zero=zero)
+    if isinstance(degradation, GaussianDegradation) and not degradation.fades:
+        return NormalStart(**shape, std=float(degradation.noise[-1]))
     return NormalStart(**shape) if degradation.stochastic else GMM(**shape)

@@ -47,6 +47,10 @@ class Degradation(nn.Module, ABC):
         """The eps that leads from x0 to x_t; None where there is none."""
         return None
 
+    def normalise(self, x: Images, t: Levels) -> Images:
+        """What a network is shown of x_t: x_t itself, unless its scale depends on t."""
+        return x
+
 
 def exactly(device: torch.device) -> AbstractContextManager:
     """Products in the precision of their factors, whatever autocast says: levels differ in amplitudes that half

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from vcd.degradations.base import Degradation, Images, exactly
+from vcd.errors import UserError
 from vcd.levels import Levels, per_image
 from vcd.randomness import PerImage
 
@@ -98,12 +99,18 @@ class GaussianDegradation(Degradation, ABC):
     stochastic = True
     signal: Tensor
     noise: Tensor
+    log_ratio: Tensor
 
     def __init__(self, *, signal: Table, noise: Table, basis: Basis):
         super().__init__(T=len(noise) - 1)
         self.basis = basis
         self.register_buffer("signal", signal.float())
         self.register_buffer("noise", noise.float())
+        flat = signal.ndim == 1
+        self.preserving = flat and bool(torch.allclose(signal**2 + noise**2, torch.ones_like(noise)))
+        self.fades = bool(signal[-1].max() < 1)
+        ratio = (noise[1:] / signal[1:]).log() if flat else torch.zeros(0, dtype=torch.float64)
+        self.register_buffer("log_ratio", ratio, persistent=False)  # ln(noise / signal) of levels 1..T, float64
 
     def forward(self, x0: Images, t: Levels, eps: Images | None = None) -> Images:
         """x_t in float32. ValueError without eps."""
@@ -114,8 +121,44 @@ class GaussianDegradation(Degradation, ABC):
             return self.basis.scale(x0.to(signal.dtype), signal) + noise * eps.to(noise.dtype)
 
     def at(self, t: Levels) -> tuple[Tensor, Tensor]:
-        """signal_t and noise_t, ready to multiply coefficients and images with."""
-        return per_image(self.signal[t]), per_image(self.noise[t])
+        """signal_t and noise_t, ready to multiply coefficients and images with; for real t see `between`."""
+        signal, noise = self.between(t) if t.is_floating_point() else (self.signal[t], self.noise[t])
+        return per_image(signal), per_image(noise)
+
+    def between(self, t: Levels) -> tuple[Tensor, Tensor]:
+        """Signal and noise at real levels: ln(noise / signal) is linear between levels 1..T; below 1 it is level 1's.
+
+        UserError where the signal depends on the frequency.
+        """
+        ratio = _interpolate(self._flat(), t.double() - 1)
+        if self.preserving:
+            signal, noise = torch.sigmoid(-2 * ratio).sqrt(), torch.sigmoid(2 * ratio).sqrt()
+        else:
+            signal = _interpolate(self.signal[1:].double(), t.double() - 1)
+            noise = signal * ratio.exp()
+        return signal.to(self.signal.dtype), noise.to(self.noise.dtype)
+
+    def level_of(self, log_ratio: Tensor) -> Levels:
+        """The real level with this ln(noise / signal), at least 1 and at most T."""
+        known = self._flat().contiguous()
+        wanted = log_ratio.double().clamp(known[0], known[-1])
+        above = torch.searchsorted(known, wanted).clamp(1, max(1, self.T - 1))
+        if self.T == 1:
+            return torch.ones_like(wanted).float()
+        low, high = known[above - 1], known[above]
+        return (above + (wanted - low) / (high - low)).float()
+
+    def _flat(self) -> Tensor:
+        if len(self.log_ratio) == 0:
+            raise UserError("this degradation keeps the signal per frequency: it has no single ratio of noise to signal")
+        return self.log_ratio
+
+    def normalise(self, x: Images, t: Levels) -> Images:
+        """x_t brought to about unit power, where the signal does not fade as the noise grows."""
+        if self.preserving or self.signal.ndim > 1:
+            return x
+        signal, noise = self.at(t)
+        return x / (signal**2 + noise**2).sqrt()
 
     def draw(self, x0: Images, randomness: PerImage | None = None) -> Images:
         """Standard normal like x0."""
@@ -142,3 +185,11 @@ class GaussianDegradation(Degradation, ABC):
         eps = self.basis(self.infer(x_t, x0, t))
         mean = self.basis.inverse(signal_s * self.basis(x0) + noise_s * (1 - new).sqrt() * eps)
         return Posterior(mean, noise_s * new.sqrt(), self.basis)
+
+
+def _interpolate(table: Tensor, at: Tensor) -> Tensor:
+    """Linearly between the entries of a table, and constant beyond its ends."""
+    at = at.clamp(0, len(table) - 1)
+    low = at.floor().long().clamp(max=max(0, len(table) - 2))
+    high = (low + 1).clamp(max=len(table) - 1)
+    return torch.lerp(table[low], table[high], (at - low).to(table.dtype))

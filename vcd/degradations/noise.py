@@ -8,8 +8,12 @@ from vcd.schedules import Schedule
 
 @final
 class Noise(GaussianDegradation):
-    """sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, eps standard normal (DDPM, 2006.11239, eq. 4)."""
+    """signal_t x0 + noise_t eps, eps standard normal; sqrt(abar_t) and sqrt(1 - abar_t) for DDPM (2006.11239, eq. 4).
 
-    def __init__(self, *, T: int, schedule: Schedule):
-        alpha_bar = schedule.alpha_bar(T)
-        super().__init__(signal=alpha_bar.sqrt(), noise=(1 - alpha_bar).sqrt(), basis=Identity())
+    continuous: training draws real levels, between which the log of noise to signal is interpolated.
+    """
+
+    def __init__(self, *, T: int, schedule: Schedule, continuous: bool = False):
+        signal, noise = schedule.signal_and_noise(T)
+        super().__init__(signal=signal, noise=noise, basis=Identity())
+        self.continuous = continuous

@@ -26,6 +26,6 @@ class Bansal(Diffusion):
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)
-        out = self.network(x_t.network, batch.t, batch.s, batch.condition)
+        out = self.ask(x_t.network, batch.t, batch.s, batch.condition)
         mae = (self.prediction.target(batch, x_t.base, self.degradation) - out).abs().flatten(1).mean(1)
         return Losses(mae.mean(), {"loss": mae})

@@ -82,11 +82,15 @@ class Diffusion(L.LightningModule, ABC):
         """Latents for unconditional sampling, or the rule that draws them on the way; None for a model without."""
         return None
 
+    def ask(self, x_t: Tensor, t: Levels, s: Levels, condition: Condition) -> Tensor:
+        """The network's output at x_t."""
+        return self.network(self.degradation.normalise(x_t, t), t, s, condition)
+
     def restore(
         self, x_t: Float[Tensor, "b c h w"], t: Levels, s: Levels, condition: Condition = UNCONDITIONAL
     ) -> Float[Tensor, "b c h w"]:
         """xhat_s from x_t."""
-        return self.prediction.read(self.network(x_t, t, s, condition), x_t, t, s, self.degradation)
+        return self.prediction.read(self.ask(x_t, t, s, condition), x_t, t, s, self.degradation)
 
     @torch.no_grad()
     def sample(

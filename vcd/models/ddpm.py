@@ -34,7 +34,7 @@ class DDPM(Diffusion):
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)
-        out = self.network(x_t.network, batch.t, batch.s, batch.condition)
+        out = self.ask(x_t.network, batch.t, batch.s, batch.condition)
         mse = (self.prediction.target(batch, x_t.base, self.degradation) - out).square().flatten(1).mean(1)
         return Losses(mse.mean(), {"loss": mse})
 

@@ -30,6 +30,6 @@ class Rissanen(Diffusion):
 
     def losses(self, batch: Degraded) -> Losses:
         v = self.shown(batch)
-        out = self.network(v.network, batch.t, batch.s, batch.condition)
+        out = self.ask(v.network, batch.t, batch.s, batch.condition)
         sse = (self.prediction.target(batch, v.base, self.degradation) - out).square().flatten(1).sum(1)
         return Losses(sse.mean(), {"loss": sse})

@@ -87,7 +87,7 @@ class Variational(Diffusion, ABC):
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)
         q = self.encode(x_t.base, batch.x_s, batch.t, batch.s)
-        out = self.network(x_t.network, batch.t, batch.s, batch.condition.given(q.rsample()))
+        out = self.ask(x_t.network, batch.t, batch.s, batch.condition.given(q.rsample()))
         sse = (self.prediction.target(batch, x_t.base, self.degradation) - out).square().flatten(1).sum(1)
         kl = self.prior.kl(q, x_t.base, batch.t)
         if not self.training:
