@@ -1,7 +1,7 @@
 """Levels t = 0 (clean) .. T (fully degraded), and how training draws them."""
 
 from abc import ABC, abstractmethod
-from typing import final
+from typing import Protocol, final
 
 import torch
 from jaxtyping import Float, Real
@@ -10,13 +10,27 @@ from torch import Tensor
 Levels = Real[Tensor, " b"]  # an index, or a real number in [0, T] where the degradation is continuous
 
 
+class Graded(Protocol):
+    """What has levels: a degradation."""
+
+    T: int
+    continuous: bool
+
+
 class LevelSampler(ABC):
     """The distribution of t in training. A continuous degradation gets reals in (0, T], all others 1..T."""
 
-    def draw(self, n: int, T: int, *, continuous: bool = False, device: torch.device | str = "cpu") -> Levels:
+    @abstractmethod
+    def draw(self, n: int, D: Graded, device: torch.device | str = "cpu") -> Levels:
         """n levels, from torch's global random state."""
-        x = self.positions(n, T, device)
-        return T - x if continuous else 1 + x.long().clamp(max=T - 1)
+
+
+class Even(LevelSampler, ABC):
+    """All levels alike."""
+
+    def draw(self, n: int, D: Graded, device: torch.device | str = "cpu") -> Levels:
+        x = self.positions(n, D.T, device)
+        return D.T - x if D.continuous else 1 + x.long().clamp(max=D.T - 1)
 
     @abstractmethod
     def positions(self, n: int, T: int, device: torch.device | str) -> Float[Tensor, " n"]:
@@ -24,7 +38,7 @@ class LevelSampler(ABC):
 
 
 @final
-class Stratified(LevelSampler):
+class Stratified(Even):
     """Uniform on 1..T and spread evenly over the batch: every level comes n/T times, rounded up or down.
 
     t = 1 + floor(T (i + u) / n) with one u for all and i in random order (Kingma et al. 2021, arXiv:2107.00630, I.1).
@@ -37,7 +51,7 @@ class Stratified(LevelSampler):
 
 
 @final
-class Uniform(LevelSampler):
+class Uniform(Even):
     """Uniform on 1..T, each image on its own, as most papers draw it."""
 
     def positions(self, n: int, T: int, device: torch.device | str) -> Float[Tensor, " n"]:

@@ -21,7 +21,7 @@ class PerLevel(Metric):
         self.add_state("count", torch.zeros(self.groups, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, terms: dict[str, Float[Tensor, " b"]], t: Int[Tensor, " b"]) -> None:
-        group = (t - 1) * self.groups // self.T
+        group = (t.ceil().long() - 1).clamp(min=0) * self.groups // self.T
         self.count.index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
         for name, values in terms.items():
             if name not in self.terms:

@@ -48,6 +48,10 @@ class Prediction(ABC):
 class Clean(Prediction, ABC):
     """What is asked for is level 0."""
 
+    @abstractmethod
+    def gain(self, t: Levels, D: Degradation) -> Float[Tensor, " b"]:
+        """The squared error of the output, in units of that of xhat_0."""
+
     gives = "the clean image only, take sampler=cold, naive or one_shot (ddim and ancestral for noise)"
 
     def level(self, t: Levels) -> Levels:
@@ -66,6 +70,9 @@ class X0(Clean):
 
     def read(self, out: Pixels, x_t: Pixels, t: Levels, s: Levels, D: Degradation) -> Pixels:
         return out
+
+    def gain(self, t: Levels, D: Degradation) -> Float[Tensor, " b"]:
+        return torch.ones(t.shape, device=t.device)
 
 
 class Increment(Prediction, ABC):
@@ -129,6 +136,10 @@ class Eps(OfNoise):
         signal, noise = D.at(t)
         return D.basis.inverse(D.basis(x_t - noise * out) / signal)
 
+    def gain(self, t: Levels, D: Degradation) -> Float[Tensor, " b"]:
+        signal, noise = _flat(t, D)
+        return (signal / noise) ** 2
+
 
 @final
 class V(OfNoise):
@@ -147,6 +158,10 @@ class V(OfNoise):
         D = gaussian(D)
         signal, noise = D.at(t)
         return D.basis.inverse((signal * D.basis(x_t) - noise * D.basis(out)) / (signal**2 + noise**2))
+
+    def gain(self, t: Levels, D: Degradation) -> Float[Tensor, " b"]:
+        signal, noise = _flat(t, D)
+        return ((signal**2 + noise**2) / noise) ** 2
 
 
 @final
@@ -175,6 +190,9 @@ class EDM(OfNoise):
         c_skip, c_out = self._coefficients(t, gaussian(D))
         return c_skip * x_t + c_out * out
 
+    def gain(self, t: Levels, D: Degradation) -> Float[Tensor, " b"]:
+        return self._coefficients(t, gaussian(D))[1].flatten() ** -2
+
     def _coefficients(self, t: Levels, D: GaussianDegradation) -> tuple[Tensor, Tensor]:
         signal, noise = D.at(t)
         v = signal**2 * self.sd**2 + noise**2
@@ -186,3 +204,11 @@ def gaussian(D: Degradation, who: str = "this", instead: str = "take another par
     if not isinstance(D, GaussianDegradation):
         raise UserError(f"{who} needs Gaussian noise (degradation=noise or blur_noise); for {type(D).__name__} {instead}")
     return D
+
+
+def _flat(t: Levels, D: Degradation) -> tuple[Tensor, Tensor]:
+    """Signal and noise of these levels, (b,) each; UserError where the signal depends on the frequency."""
+    signal, noise = gaussian(D).at(t)
+    if signal.shape[2:] != (1, 1):
+        raise UserError("weight=... needs one signal per level, and this degradation keeps it per frequency: take weight=null")
+    return signal.flatten(), noise.flatten()

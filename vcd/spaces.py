@@ -53,3 +53,21 @@ class Pixels(Space):
 
     def clip(self, x0: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         return x0.clamp(-1, 1)
+
+
+@final
+class Bins(Space):
+    """The centres of 256 bins that fill [-1, 1]: x = (k + 1/2) / 128 - 1, as variational diffusion models have it."""
+
+    def __init__(self, *, zero: float = 1 / 256 - 1):
+        super().__init__()
+        self.zero = zero
+
+    def encode(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return (images.float() + 0.5) / 128 - 1
+
+    def decode(self, x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+        return ((x.float() + 1) * 128).clamp(0, 255).byte()
+
+    def clip(self, x0: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return x0.clamp(1 / 256 - 1, 1 - 1 / 256)

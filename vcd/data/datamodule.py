@@ -107,7 +107,7 @@ class DegradationDataModule(L.LightningDataModule):
             with seeded(batch["seed"], images.device):
                 return self._degrade(self.space.encode(images), batch["t"], batch["label"])
         x0 = self.space.encode(flipped(images) if self.flip else images)
-        t = self.level_sampler.draw(len(x0), D.T, continuous=D.continuous, device=x0.device)
+        t = self.level_sampler.draw(len(x0), D, x0.device)
         return self._degrade(x0, t, batch["label"])
 
     def _degrade(self, x0: Float[Tensor, "b c h w"], t: Levels, label: Int64[Tensor, " b"]) -> Degraded:

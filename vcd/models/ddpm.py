@@ -13,6 +13,7 @@ from vcd.errors import UserError
 from vcd.models.base import Diffusion, Losses
 from vcd.predictions import Clean, Prediction, gaussian
 from vcd.randomness import PerImage
+from vcd.weights import Weight
 
 
 @final
@@ -24,18 +25,25 @@ class DDPM(Diffusion):
       x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps       for t = T..1:  xhat_0 from epshat
       epshat = f(x_t, t)                                    x_{t-1} ~ q(x_{t-1} | x_t, xhat_0)   (ancestral)
       descend |eps - epshat|^2                              or along epshat, with less noise or none (ddim)
+
+    Score-based models are this one with other schedules, weights, levels and samplers: the score is -epshat / noise_t
+    (Song et al. 2021, arXiv:2011.13456). weight: how much each level counts; None: the squared error of the output.
     """
 
-    def __init__(self, *, degradation: Degradation, prediction: Prediction, **parts: Any):
+    def __init__(self, *, degradation: Degradation, prediction: Prediction, weight: Weight | None = None, **parts: Any):
         gaussian(degradation, "model=ddpm", "take model=bansal, rissanen, vcd or vwd")
         if not isinstance(prediction, Clean):
             raise UserError("model=ddpm predicts the noise or the clean image: prediction=eps, v or x0")
         super().__init__(degradation=degradation, prediction=prediction, **parts)
+        self.weight, self.clean = weight, prediction
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)
         out = self.ask(x_t.network, batch.t, batch.s, batch.condition)
         mse = (self.prediction.target(batch, x_t.base, self.degradation) - out).square().flatten(1).mean(1)
+        if self.weight is not None:
+            D = gaussian(self.degradation)
+            mse = mse * self.weight(batch.t, D) / self.clean.gain(batch.t, D)
         return Losses(mse.mean(), {"loss": mse})
 
     def bound(self, x0: Float[Tensor, "n c h w"], randomness: PerImage) -> Bound | None:

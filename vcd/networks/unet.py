@@ -1,5 +1,6 @@
 """The U-Net that reads x_t, t, s and z: improved diffusion's (Nichol and Dhariwal 2021, arXiv:2102.09672)."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vcd.batch import UNCONDITIONAL, Condition
+from vcd.degradations.base import exactly
 from vcd.errors import UserError
 from vcd.levels import Levels
 from vcd.networks.blocks import DownPath, LevelEmbedding, Stage, Up, coarsest, group_norm, silu, zero
@@ -25,18 +27,23 @@ class UNet(nn.Module):
     Of the condition it reads what it is built for, and takes nothing given as zero: z by `injection`, a function of the
     widths that makes one; the label of one of `classes`, embedded and added to the levels; an image of `context`
     channels, concatenated to x_t.
+
+    fourier: the exponents n of features sin, cos(2 pi 2^n x_t), concatenated to x_t; residual: x_t is added to the
+    output, for networks that predict noise (both: Kingma et al. 2021, arXiv:2107.00630, appendix B and C).
     """
 
     def __init__(
         self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[float], attention: Sequence[int],
         blocks: int, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
         injection: Callable[[Widths], Injection] | None = None, classes: int | None = None, context: int = 0,
+        fourier: Sequence[int] = (), residual: bool = False,
     ):  # fmt: skip
         super().__init__()
         coarsest(size, mults, patch)
         if odd := [r for r in attention if not 0 <= r < len(mults)]:
             raise UserError(f"network.unet.attention={list(attention)}: there is no resolution {odd[0]}; 0 to {len(mults) - 1} exist")
         self.size, self.channels, self.context, self.patch, self.classes = size, channels, context, patch, classes
+        self.fourier, self.residual = list(fourier), residual
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
@@ -83,7 +90,7 @@ class UNet(nn.Module):
         if inject is not None:
             z = x_t.new_zeros(len(x_t), inject.latent) if z is None else z
             emb = inject.embed(emb, z)
-        h, skips = self._with_image(x_t, condition.image), []
+        h, skips = self._read(x_t, condition.image), []
         for i, layer in enumerate(self.down.layers):
             h = layer(h, emb) if isinstance(layer, Stage) else layer(h)
             if inject is not None:
@@ -95,16 +102,22 @@ class UNet(nn.Module):
         h = self.middle[1](h, emb)
         for layer in self.up:
             h = layer(h, skips[-1].shape[2:]) if isinstance(layer, Up) else layer(torch.cat([h, skips.pop()], 1), emb)
-        return F.pixel_shuffle(self.out(silu(self.norm(h))), self.patch).float()
+        out = F.pixel_shuffle(self.out(silu(self.norm(h))), self.patch).float()
+        return x_t + out if self.residual else out
 
-    def _with_image(self, x_t: Float[Tensor, "b c h w"], image: Float[Tensor, "b c2 h w"] | None) -> Float[Tensor, "b c3 h w"]:
-        """x_t and the image of the condition, if the network reads one."""
-        if not self.context:
-            return x_t
-        image = x_t.new_zeros(len(x_t), self.context, *x_t.shape[2:]) if image is None else image
-        if image.shape[1] != self.context:
-            raise UserError(f"the network reads an image of {self.context} channels, not {image.shape[1]}; set network.unet.context")
-        return torch.cat([x_t, image], 1)
+    def _read(self, x_t: Float[Tensor, "b c h w"], image: Float[Tensor, "b c2 h w"] | None) -> Float[Tensor, "b c3 h w"]:
+        """x_t, its Fourier features, in float32 since their phases are large, and the image of the condition."""
+        parts = [x_t]
+        with exactly(x_t.device):
+            for n in self.fourier:
+                phase = 2 * math.pi * 2**n * x_t.float()
+                parts += [phase.sin(), phase.cos()]
+        if self.context:
+            image = x_t.new_zeros(len(x_t), self.context, *x_t.shape[2:]) if image is None else image
+            if image.shape[1] != self.context:
+                raise UserError(f"the network reads an image of {self.context} channels, not {image.shape[1]}; set network.unet.context")
+            parts.append(image)
+        return torch.cat(parts, 1) if len(parts) > 1 else x_t
 
 
 def down_widths(dim: int, mults: Sequence[float], blocks: int) -> list[int]:

@@ -1,0 +1,94 @@
+"""gamma(t) = -ln SNR over time t in [0, 1], fixed or learned: the noise schedules of variational diffusion models.
+
+sigma^2 = sigmoid(gamma) and alpha^2 = sigmoid(-gamma) (Kingma et al. 2021, arXiv:2107.00630, section 3).
+"""
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vcd.errors import UserError
+
+Times = Float[Tensor, " n"]
+
+
+class Gamma(nn.Module, ABC):
+    """gamma rises from about gamma_0 at t = 0 to gamma_1 at t = 1."""
+
+    learned: bool
+
+    def __init__(self, *, gamma_0: float = -13.3, gamma_1: float = 5.0):
+        super().__init__()
+        if not gamma_0 < gamma_1:
+            raise UserError(f"gamma.gamma_0={gamma_0} must be less than gamma.gamma_1={gamma_1}")
+        self.gamma_0, self.gamma_1 = gamma_0, gamma_1
+
+    @abstractmethod
+    def forward(self, t: Times) -> Times:
+        """gamma(t)."""
+
+    def with_slope(self, t: Times) -> tuple[Times, Times]:
+        """gamma(t) and its derivative, which the continuous loss needs; differentiable again."""
+        with torch.enable_grad():
+            t = t.detach().requires_grad_()
+            gamma = self(t)
+            (slope,) = torch.autograd.grad(gamma.sum(), t, create_graph=True)
+        return gamma, slope
+
+
+@final
+class Fixed(Gamma):
+    """Linear between the given ends."""
+
+    learned = False
+
+    def forward(self, t: Times) -> Times:
+        return self.gamma_0 + (self.gamma_1 - self.gamma_0) * t
+
+    def with_slope(self, t: Times) -> tuple[Times, Times]:
+        return self(t), torch.full_like(t, self.gamma_1 - self.gamma_0)
+
+
+@final
+class LearnedLinear(Gamma):
+    """b + |w| t: the ends are trained on the bound."""
+
+    learned = True
+
+    def __init__(self, *, gamma_0: float = -13.3, gamma_1: float = 5.0):
+        super().__init__(gamma_0=gamma_0, gamma_1=gamma_1)
+        self.b, self.w = nn.Parameter(torch.tensor(gamma_0)), nn.Parameter(torch.tensor(gamma_1 - gamma_0))
+
+    def forward(self, t: Times) -> Times:
+        return self.b + self.w.abs() * t
+
+
+@final
+class LearnedNet(Gamma):
+    """A monotone network: l1(t) + l3(sigmoid(l2(t))) with weights kept positive, brought to the ends b and b + |w|.
+
+    The ends are trained on the bound, which alone depends on them; the shape between them changes its variance only
+    (appendix I.2).
+    """
+
+    learned = True
+
+    def __init__(self, *, gamma_0: float = -13.3, gamma_1: float = 5.0, width: int = 1024):
+        super().__init__(gamma_0=gamma_0, gamma_1=gamma_1)
+        self.b, self.w = nn.Parameter(torch.tensor(gamma_0)), nn.Parameter(torch.tensor(gamma_1 - gamma_0))
+        self.l1 = nn.Parameter(torch.ones(1))
+        self.l2, self.l3 = nn.Linear(1, width), nn.Linear(width, 1, bias=False)
+
+    def forward(self, t: Times) -> Times:
+        low, shape, high = self._shape(torch.zeros_like(t)), self._shape(t), self._shape(torch.ones_like(t))
+        return self.b + self.w.abs() * (shape - low) / (high - low)
+
+    def _shape(self, t: Times) -> Times:
+        x = 2 * t[:, None] - 1
+        hidden = torch.sigmoid(F.linear(x, self.l2.weight.abs(), self.l2.bias))
+        width = self.l3.weight.shape[1]
+        return (self.l1.abs() * t[:, None] + F.linear(2 * hidden - 1, self.l3.weight.abs()) / width)[:, 0]
