@@ -13,7 +13,6 @@ from vcd.degradations.base import Degradation, Images, exactly
 from vcd.levels import Levels, per_image
 from vcd.randomness import PerImage
 
-Table = Float64[Tensor, "levels *grid"]  # (T+1,), or (T+1, H, W) for a value per frequency
 
 
 class Basis(nn.Module, ABC):
@@ -99,7 +98,7 @@ class GaussianDegradation(Degradation, ABC):
     signal: Tensor
     noise: Tensor
 
-    def __init__(self, *, signal: Table, noise: Table, basis: Basis):
+    def __init__(self, *, signal: Float64[Tensor, "levels *grid"], noise: Float64[Tensor, " levels"], basis: Basis):
         super().__init__(T=len(noise) - 1)
         self.basis = basis
         self.register_buffer("signal", signal.float())
