@@ -12,14 +12,15 @@ from torch import nn
 
 from vcd.data.base import ImageData, Images
 from vcd.data.datamodule import DegradationDataModule, Degraded
-from vcd.data.draws import flipped, seeded, stratified
+from vcd.data.draws import flipped, seeded
 from vcd.data.stream import TrainStream, ValidationPairs
 from vcd.degradations.fade import Fade
 from vcd.degradations.noise import Noise
 from vcd.errors import UserError
-from vcd.images import to_float
+from vcd.levels import Stratified
 from vcd.predictions import X0, VXt, Xt
 from vcd.schedules import Cosine
+from vcd.spaces import to_float
 
 T = 6
 FADE = Fade(T=T, size=4, schedule=Cosine())
@@ -147,7 +148,7 @@ def test_processes_share_the_validation():
 @pytest.mark.parametrize(("n", "levels"), [(64, 6), (12, 6), (4, 6), (1, 6), (16, 1000)])
 def test_levels_are_spread_evenly_and_uniform(n, levels):
     torch.manual_seed(0)
-    draws = torch.stack([stratified(n, levels) for _ in range(2000)])
+    draws = torch.stack([Stratified().draw(n, levels) for _ in range(2000)])
     assert draws.min() >= 1 and draws.max() <= levels
     for row in draws[:50]:
         counts = torch.bincount(row, minlength=levels + 1)[1:]

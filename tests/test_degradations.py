@@ -27,7 +27,8 @@ from vcd.degradations.pixelate import Pixelate, block_mean_table
 from vcd.degradations.separable import SeparableLinear
 from vcd.degradations.severity import measure
 from vcd.errors import UserError
-from vcd.images import BLACK
+from vcd.randomness import PerImage
+from vcd.spaces import BLACK
 
 NAMES = sorted(path.stem for path in (CONF / "degradation").glob("*.yaml"))
 SETTINGS = [(8, 1, 1), (8, 3, 6), (28, 1, 6), (32, 3, 8)]  # size, channels, T
@@ -46,7 +47,7 @@ def one_thread():
 
 @cache
 def config(name: str, *overrides: str) -> DictConfig:
-    given = [f"+degradation={name}", "+schedule=cosine", "+T=6", "+dataset.size=28", f"+dataset.kernel={KERNEL}"]
+    given = [f"+degradation={name}", "+schedule=cosine", "+T=6", "+dataset.size=28", f"+kernel={KERNEL}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(overrides=[*given, *overrides])
 
@@ -345,9 +346,9 @@ def test_T_below_one_is_one_sentence(name):
     ("name", "override", "sentence"),
     [
         ("pixelate", "degradation.T=30", "T=30: 28x28 images can be pixelated to 27 levels only; set T=27 or less"),
-        ("gaussian_blur", "dataset.kernel.size=57", "kernel_size=57: it does not fit into 28x28 images; "),
-        ("gaussian_blur", "dataset.kernel.size=4", "kernel_size=4: "),
-        ("gaussian_blur", "dataset.kernel.padding=zeros", "padding=zeros: choose circular or reflect"),
+        ("gaussian_blur", "kernel.size=57", "kernel_size=57: it does not fit into 28x28 images; "),
+        ("gaussian_blur", "kernel.size=4", "kernel_size=4: "),
+        ("gaussian_blur", "kernel.padding=zeros", "padding=zeros: choose circular or reflect"),
         ("blur", "degradation.sigma_min=0", "sigma_min=0"),
     ],
 )
@@ -376,7 +377,7 @@ def test_parts_that_do_not_fit_together_are_refused():
 
 def test_a_kernel_law_is_swapped_from_the_command_line():
     law = "{_target_: vcd.schedules.exponential_sigma, _partial_: true, rate: 0.1}"
-    D = build("gaussian_blur", 28, 6, f"degradation.sigma={law}", "dataset.kernel.padding=reflect")
+    D = build("gaussian_blur", 28, 6, f"degradation.sigma={law}", "kernel.padding=reflect")
     sigma = partial(schedules.exponential_sigma, rate=0.1)
     expected = GaussianBlur(T=6, size=28, kernel_size=5, sigma=sigma, padding="reflect")
     assert torch.equal(D.table, expected.table)

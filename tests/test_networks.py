@@ -1,6 +1,8 @@
 """U-Net, encoder and the places where the latent enters: shapes, zeros, and attention computed a second time."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vcd.batch import Condition
 from vcd.cli import CONF, explain
 from vcd.errors import UserError
 from vcd.networks import injection
@@ -17,14 +20,14 @@ from vcd.networks.encoder import Encoder
 from vcd.networks.unet import UNet
 
 SIZES = (8, 28, 31, 32, 64)
-STRUCTURES = sorted(path.stem for path in (CONF / "network").glob("*.yaml") if path.stem != "base")
-INJECTIONS = (injection.EmbConcat, injection.EmbAdd, injection.Start, injection.Bottleneck, injection.Maps)
+STRUCTURES = sorted(path.stem for path in (CONF / "network").glob("*.yaml") if not path.stem.startswith("_"))
+INJECTIONS = (injection.EmbConcat, injection.EmbAdd, injection.Input, injection.Bottleneck, injection.Maps)
 T, LATENT = 6, 5
 
 pytestmark = pytest.mark.usefixtures("seed")
 
 
-def unet(size: int = 8, channels: int = 1, inject: injection.Injection | None = None, **changes) -> UNet:
+def unet(size: int = 8, channels: int = 1, inject: Callable[[injection.Widths], injection.Injection] | None = None, **changes) -> UNet:
     options = {"T": T, "dim": 8, "mults": [1, 2], "attention": [1], "blocks": 1, **changes}
     return UNet(size=size, channels=channels, injection=inject, **options)
 
@@ -51,61 +54,61 @@ def test_the_published_structures_serve_every_size_and_begin_at_zero(compose, st
         x, t, s = inputs(size, channels=2, n=2)
         network, z = instantiate(cfg.network.unet).eval(), torch.randn(2, 4)
         with torch.no_grad():
-            out = network(x, t, s, z)
+            out = network(x, t, s, Condition(z))
             assert out.shape == x.shape and out.dtype == torch.float32
             assert (out == 0).all()
-            out = scramble(network)(x, t, s, z)
+            out = scramble(network)(x, t, s, Condition(z))
             assert out.shape == x.shape and out.isfinite().all() and out.std() > 0
             q = instantiate(cfg.network.encoder).eval()(x, x, t, s)
         assert q.mean.shape == q.stddev.shape == (2, 4)
 
 
 def test_a_row_does_not_depend_on_its_batch():
-    network = scramble(unet(inject=injection.EmbConcat(latent=LATENT)))
+    network = scramble(unet(inject=partial(injection.EmbConcat, latent=LATENT)))
     (x, t, s), z = inputs(n=4), torch.randn(4, LATENT)
-    whole = network(x, t, s, z)
+    whole = network(x, t, s, Condition(z))
     for i in range(4):
         row = slice(i, i + 1)
-        torch.testing.assert_close(network(x[row], t[row], s[row], z[row]), whole[row], rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(network(x[row], t[row], s[row], Condition(z[row])), whole[row], rtol=1e-5, atol=1e-4)
 
 
 def test_t_and_s_are_read_and_told_apart():
     network, x = scramble(unet()), torch.randn(1, 1, 8, 8).expand(4, -1, -1, -1)
-    out = network(x, torch.tensor([3, 1, 3, 4]), torch.tensor([1, 3, 2, 1]), None)
+    out = network(x, torch.tensor([3, 1, 3, 4]), torch.tensor([1, 3, 2, 1]))
     assert torch.pdist(out.flatten(1)).min() > 1e-3 * out.std()
 
 
 @pytest.mark.parametrize("film", [True, False])
 @pytest.mark.parametrize("inject", INJECTIONS, ids=lambda c: c.__name__)
 def test_without_gradients_the_result_is_the_same_and_what_was_given_stays(film, inject):
-    network = scramble(unet(film=film, inject=inject(latent=LATENT))).eval()
+    network = scramble(unet(film=film, inject=partial(inject, latent=LATENT))).eval()
     (x, t, s), z = inputs(), torch.randn(3, LATENT)
     given = x.clone(), z.clone()
-    expected = network(x, t, s, z)
+    expected = network(x, t, s, Condition(z))
     with torch.no_grad():
-        assert torch.equal(network(x, t, s, z), expected)
+        assert torch.equal(network(x, t, s, Condition(z)), expected)
     assert torch.equal(x, given[0]) and torch.equal(z, given[1])
 
 
 @pytest.mark.parametrize("film", [True, False])
 def test_every_parameter_takes_part(film):
     for inject in INJECTIONS:
-        network, (x, t, s) = scramble(unet(inject=inject(latent=LATENT), film=film)), inputs()
-        network(x, t, s, torch.randn(3, LATENT)).square().sum().backward()
+        network, (x, t, s) = scramble(unet(inject=partial(inject, latent=LATENT), film=film)), inputs()
+        network(x, t, s, Condition(torch.randn(3, LATENT))).square().sum().backward()
         assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
 
 
 def test_dropout_is_for_training_only():
     network, (x, t, s) = scramble(unet(dropout=0.5)), inputs()
-    assert not torch.equal(network(x, t, s, None), network(x, t, s, None))
+    assert not torch.equal(network(x, t, s), network(x, t, s))
     network.eval()
-    assert torch.equal(network(x, t, s, None), network(x, t, s, None))
+    assert torch.equal(network(x, t, s), network(x, t, s))
 
 
 def test_float32_comes_out_under_mixed_precision():
     (x, t, s), network, q = inputs(), scramble(unet()), encoder()
     with torch.autocast("cpu", torch.bfloat16):
-        assert network(x, t, s, None).dtype == torch.float32
+        assert network(x, t, s).dtype == torch.float32
         assert q(x, x, t, s).mean.dtype == q(x, x, t, s).stddev.dtype == torch.float32
 
 
@@ -117,18 +120,19 @@ each_projection = pytest.mark.parametrize("nonlinear", [True, False], ids=["nonl
 
 def test_every_injection_has_a_yaml(compose):
     names = [path.stem for path in (CONF / "injection").glob("*.yaml")]
-    assert {type(instantiate(compose(f"injection={name}").injection)) for name in names} >= set(INJECTIONS)
+    built = (instantiate(compose(f"injection={name}").injection) for name in names)
+    assert {type(make(injection.Widths(8, [8, 8]))) for make in built} == set(INJECTIONS)
 
 
 @each_injection
 @each_projection
 def test_z_changes_the_output_image_by_image(inject, nonlinear):
-    network, (x, t, s) = scramble(unet(inject=inject(latent=LATENT, nonlinear=nonlinear))), inputs()
+    network, (x, t, s) = scramble(unet(inject=partial(inject, latent=LATENT, nonlinear=nonlinear))), inputs()
     z = torch.randn(3, LATENT)
     other = z.clone()
     other[1] += 1.0
     with torch.no_grad():
-        moved = (network(x, t, s, z) - network(x, t, s, other)).abs().amax((1, 2, 3))
+        moved = (network(x, t, s, Condition(z)) - network(x, t, s, Condition(other))).abs().amax((1, 2, 3))
     assert moved[1] > 1e-3
     assert moved[0] < 1e-5 and moved[2] < 1e-5
 
@@ -137,29 +141,29 @@ def test_z_changes_the_output_image_by_image(inject, nonlinear):
 @each_projection
 def test_training_learns_to_read_z(inject, nonlinear):
     """From the zeros of the start on: the target is decided by z alone."""
-    network, (x, t, s) = unet(inject=inject(latent=LATENT, nonlinear=nonlinear)), inputs(n=16)
+    network, (x, t, s) = unet(inject=partial(inject, latent=LATENT, nonlinear=nonlinear)), inputs(n=16)
     z = torch.randn(16, LATENT, requires_grad=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     for _ in range(5):
         optimizer.zero_grad()
-        (network(x, t, s, z) - z[:, :1, None, None].detach()).square().mean().backward()
+        (network(x, t, s, Condition(z)) - z[:, :1, None, None].detach()).square().mean().backward()
         optimizer.step()
     z.grad = None
-    network(x, t, s, z).square().sum().backward()
+    network(x, t, s, Condition(z)).square().sum().backward()
     assert (z.grad.abs().amax(1) > 0).all()
 
 
 @each_injection
 def test_no_z_is_z_at_zero(inject):
-    network, (x, t, s) = scramble(unet(inject=inject(latent=LATENT))), inputs()
+    network, (x, t, s) = scramble(unet(inject=partial(inject, latent=LATENT))), inputs()
     with torch.no_grad():
-        assert torch.equal(network(x, t, s, None), network(x, t, s, torch.zeros(3, LATENT)))
-        assert not torch.equal(network(x, t, s, None), network(x, t, s, torch.ones(3, LATENT)))
+        assert torch.equal(network(x, t, s), network(x, t, s, Condition(torch.zeros(3, LATENT))))
+        assert not torch.equal(network(x, t, s), network(x, t, s, Condition(torch.ones(3, LATENT))))
 
 
 def test_a_network_without_injection_does_not_read_z():
     network, (x, t, s) = scramble(unet()), inputs()
-    assert torch.equal(network(x, t, s, torch.randn(3, LATENT)), network(x, t, s, None))
+    assert torch.equal(network(x, t, s, Condition(torch.randn(3, LATENT))), network(x, t, s))
 
 
 @each_projection
@@ -293,7 +297,7 @@ def test_patches_are_channels_of_a_smaller_image(network, patch):
     small.load_state_dict(whole.state_dict())
     x, t, s = inputs(8, channels=2)
     if network is unet:
-        out, expected = whole(x, t, s, None), small(cut(x, patch), t, s, None)
+        out, expected = whole(x, t, s), small(cut(x, patch), t, s)
         assert out.shape == x.shape
         torch.testing.assert_close(cut(out, patch), expected)
     else:
@@ -316,7 +320,7 @@ def test_patches_of_2x2_take_a_quarter_of_the_multiplications():
     for patch in (1, 2):
         network = unet(size=32, dim=32, attention=[], patch=patch)
         with FlopCounterMode(display=False) as counter:
-            network(x, t, s, None)
+            network(x, t, s)
         counts.append(counter.get_total_flops())
     assert 0.23 < counts[1] / counts[0] < 0.27
 
@@ -392,4 +396,4 @@ def test_a_latent_without_dimensions_is_refused(compose, latent):
 def test_images_of_another_number_of_channels_are_refused():
     x, t, s = inputs(channels=1)
     with pytest.raises(UserError, match=r"3 channels, the images 1; set dataset.channels"):
-        unet(channels=3)(x, t, s, None)
+        unet(channels=3)(x, t, s)

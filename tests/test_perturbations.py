@@ -1,6 +1,7 @@
 """What the network is shown: who sees which noise, and a rollout whose every step is known beforehand."""
 
 import math
+from contextlib import contextmanager
 
 import pytest
 import scipy.stats
@@ -14,6 +15,7 @@ from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.perturbations import Gaussian, Perturbation, Rollout, Shown, Unperturbed
 from vcd.samplers import Cold, Sampler, Sequential
+from vcd.spaces import Pixels
 
 T, SHAPE = 6, (1, 8, 8)
 
@@ -37,12 +39,12 @@ class Teacher(nn.Module):
     def __init__(self, degradation: Degradation, sampler: Sampler, step: int = 10**6):
         super().__init__()
         self.degradation, self.sampler, self.step = degradation, sampler, step
-        self.perturbation = Unperturbed()
+        self.space = Pixels()
         self.asked: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.warm: list[bool] = []
+        self.live: list[bool] = []
 
-    def teacher(self, warm: bool) -> "Teacher":
-        self.warm.append(warm)
+    def teacher(self, live: bool) -> "Teacher":
+        self.live.append(live)
         return self
 
     def encode(self, x_t, x_s, t, s):
@@ -50,9 +52,13 @@ class Teacher(nn.Module):
         mean = x_s.flatten(1)
         return Normal(mean, torch.full_like(mean, 1e-30))
 
-    def restore(self, x_t, t, s, z):
+    def restore(self, x_t, t, s, condition):
         self.asked.append((t, s))
-        return self.estimate(x_t, t, s, z)
+        return self.estimate(x_t, t, s, condition)
+
+    @contextmanager
+    def evaluating(self):
+        yield
 
 
 class Biased(Teacher):
@@ -60,15 +66,18 @@ class Biased(Teacher):
 
     c = 0.25
 
-    def estimate(self, x_t, t, s, z):
+    def estimate(self, x_t, t, s, condition):
         return x_t - (t - s)[:, None, None, None] * self.degradation.e + self.c
 
 
 class Perfect(Teacher):
     """Reads the true x_s from its latent."""
 
-    def estimate(self, x_t, t, s, z):
-        return z.view(-1, *SHAPE)
+    def estimate(self, x_t, t, s, condition):
+        return condition.z.view(-1, *SHAPE)
+
+
+ANYONE = Biased(Ramp(T=T), Sequential())  # who is trained matters to rollouts alone
 
 
 def batch_of(D: Degradation, n: int = 240) -> Degraded:
@@ -79,7 +88,7 @@ def batch_of(D: Degradation, n: int = 240) -> Degraded:
 
 
 def rollout(**changes) -> Rollout:
-    options = {"p": 0.3, "p_warmup": 0.3, "warmup": 0, "anneal": 0, "true_share": 0.0, "sigma": 0.0, "delta": 0.0}
+    options = {"p": 0.3, "p_warmup": 0.3, "warmup": 0, "anneal": 0, "true_share": 0.0, "sigma": 0.0}
     return Rollout(**{**options, **changes})
 
 
@@ -94,21 +103,20 @@ def is_noise_of(sigma: float, x: torch.Tensor) -> bool:
 
 def test_unperturbed_is_the_true_path_for_everyone():
     batch, perturbation = batch_of(Ramp(T=T)), Unperturbed()
-    for shown in (perturbation(batch, None), perturbation.on_true_path(batch)):
+    for shown in (perturbation(batch, ANYONE), perturbation.on_true_path(batch)):
         assert torch.equal(shown.network, batch.x_t) and torch.equal(shown.base, batch.x_t)
-    assert perturbation.delta == 0
 
 
 def test_coherent_noise_is_in_the_base_and_before_the_encoder():
-    batch, perturbation = batch_of(Ramp(T=T)), Gaussian(sigma=0.2, delta=0.25, coherent=True)
-    for shown in (perturbation(batch, None), perturbation.on_true_path(batch)):
+    batch, perturbation = batch_of(Ramp(T=T)), Gaussian(sigma=0.2, coherent=True)
+    for shown in (perturbation(batch, ANYONE), perturbation.on_true_path(batch)):
         assert torch.equal(shown.network, shown.base)
         assert is_noise_of(0.2, shown.network - batch.x_t)
 
 
 def test_published_noise_is_on_the_networks_input_only():
-    batch, perturbation = batch_of(Ramp(T=T)), Gaussian(sigma=0.2, delta=0.0, coherent=False)
-    shown = perturbation(batch, None)
+    batch, perturbation = batch_of(Ramp(T=T)), Gaussian(sigma=0.2, coherent=False)
+    shown = perturbation(batch, ANYONE)
     assert torch.equal(shown.base, batch.x_t)
     assert is_noise_of(0.2, shown.network - batch.x_t)
     validation = perturbation.on_true_path(batch)
@@ -116,13 +124,13 @@ def test_published_noise_is_on_the_networks_input_only():
 
 
 def test_noise_is_drawn_anew_for_every_pixel_and_every_call():
-    batch, perturbation = batch_of(Ramp(T=T)), Gaussian(sigma=1.0, delta=0.0, coherent=True)
-    first, second = ((perturbation(batch, None).base - batch.x_t).flatten(1) for _ in range(2))
+    batch, perturbation = batch_of(Ramp(T=T)), Gaussian(sigma=1.0, coherent=True)
+    first, second = ((perturbation(batch, ANYONE).base - batch.x_t).flatten(1) for _ in range(2))
     for a, b in ((first, second), (first[:-1], first[1:]), (first[:, :-1], first[:, 1:])):
         assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.04
 
 
-@pytest.mark.parametrize("perturbation", [Gaussian(sigma=0.0, delta=0.0, coherent=True), rollout(p=1.0)])
+@pytest.mark.parametrize("perturbation", [Gaussian(sigma=0.0, coherent=True), rollout(p=1.0)])
 def test_without_noise_the_state_is_exact(perturbation):
     batch = batch_of(Ramp(T=T))
     assert torch.equal(perturbation.on_true_path(batch).network, batch.x_t)
@@ -161,7 +169,7 @@ def test_each_step_is_asked_for_at_the_level_it_starts_from():
     batch = batch_of(model.degradation, T)
     for i in range(T):
         model.asked.clear()
-        one = Degraded(*(None if value is None else value[i : i + 1] for value in vars(batch).values()))
+        one = batch.take(slice(i, i + 1))
         rollout(p=0.0)(one, model)
         assert [t.tolist() for t, _ in model.asked] == [[level] for level in range(T, int(one.t), -1)]
         assert all(torch.equal(s, t - 1) for t, s in model.asked)
@@ -239,8 +247,8 @@ def test_there_is_no_gradient_through_the_rollout():
             super().__init__(*arguments)
             self.weight = nn.Parameter(torch.ones(()))
 
-        def estimate(self, x_t, t, s, z):
-            return self.weight * super().estimate(x_t, t, s, z)
+        def estimate(self, x_t, t, s, condition):
+            return self.weight * super().estimate(x_t, t, s, condition)
 
     model = Learning(Ramp(T=T), Sequential())
     shown = rollout(p=0.0)(batch_of(model.degradation), model)
@@ -252,7 +260,7 @@ def test_the_live_weights_roll_out_during_warm_up_only():
     for step in (0, 9, 10, 11):
         model.step = step
         rollout(warmup=10)(batch_of(model.degradation, 6), model)
-    assert model.warm == [True, True, False, False]
+    assert model.live == [True, True, False, False]
 
 
 # --- where it starts --------------------------------------------------------------------------------------------------
@@ -325,18 +333,19 @@ def test_the_probability_of_the_step_is_the_one_used():
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["sigma", "delta"])
-def test_a_negative_standard_deviation_is_refused(key):
-    values = {"sigma": 0.1, "delta": 0.1, key: -0.1}
-    with pytest.raises(UserError, match=rf"perturbation.{key}=-0.1 .* cannot be negative"):
-        Gaussian(**values, coherent=True)
-    with pytest.raises(UserError, match=rf"perturbation.{key}=-0.1 .* cannot be negative"):
-        rollout(**values)
+@pytest.mark.parametrize("sigma", [-0.1, math.nan])
+def test_a_negative_standard_deviation_is_refused(sigma):
+    for make in (lambda: Gaussian(sigma=sigma, coherent=True), lambda: rollout(sigma=sigma)):
+        with pytest.raises(UserError, match=rf"perturbation.sigma={sigma} .* cannot be negative"):
+            make()
+    for make in (Cold, Sequential):
+        with pytest.raises(UserError, match=rf"sampler.delta={sigma} .* cannot be negative"):
+            make(delta=sigma)
 
 
 @pytest.mark.parametrize("key", ["p", "p_warmup", "true_share"])
 @pytest.mark.parametrize("value", [-0.1, 1.1])
-def test_what_is_no_probability_is_refused(key, value):
+def test_what_is_not_a_probability_is_refused(key, value):
     with pytest.raises(UserError, match=rf"perturbation.{key}={value} is a probability"):
         rollout(**{key: value})
 

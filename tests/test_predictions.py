@@ -10,7 +10,7 @@ from vcd.cli import CONF
 from vcd.degradations.base import Degradation
 from vcd.degradations.noise import Noise
 from vcd.errors import UserError
-from vcd.predictions import X0, Eps, VXt, Xt
+from vcd.predictions import X0, Eps, V, VXt, Xt
 from vcd.schedules import Cosine, Linear
 
 DEGRADATIONS = sorted(path.stem for path in (CONF / "degradation").glob("*.yaml"))
@@ -36,7 +36,7 @@ def test_the_target_reads_back_as_x_s(degradation, prediction):
     batch = degraded(degradation, prediction)
     noisy = batch.x_t + 0.1 * torch.randn_like(batch.x_t)  # the base of an increment need not be the true x_t
     for base in (batch.x_t, noisy):
-        x_s = prediction.read(prediction.target(batch, base), base, batch.t, batch.s)
+        x_s = prediction.read(prediction.target(batch, base, degradation), base, batch.t, batch.s, degradation)
         torch.testing.assert_close(x_s, batch.x_s, rtol=0, atol=1e-15)
         assert ((batch.s < batch.t) & (batch.s >= 0)).all()
 
@@ -45,28 +45,32 @@ def test_the_target_reads_back_as_x_s(degradation, prediction):
 def test_an_increment_is_what_is_missing_from_the_base(degradation, prediction):
     batch = degraded(degradation, prediction)
     base = torch.randn_like(batch.x_t)
-    torch.testing.assert_close(prediction.target(batch, base), batch.x_s - base, rtol=0, atol=0)
+    torch.testing.assert_close(prediction.target(batch, base, degradation), batch.x_s - base, rtol=0, atol=0)
     out = torch.randn_like(base)
-    torch.testing.assert_close(prediction.read(out, base, batch.t, batch.s), base + out, rtol=0, atol=0)
+    torch.testing.assert_close(prediction.read(out, base, batch.t, batch.s, degradation), base + out, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("T", "schedule"), [(6, Cosine()), (50, Linear()), (1000, Linear())])
-def test_residual_reads_x0_with_the_true_noise(T, schedule):
+def test_eps_reads_x0_with_the_true_noise(T, schedule):
     D, prediction = Noise(T=T, schedule=schedule).double(), Eps()
-    prediction.bind(D)
+    prediction.check(D)
     batch = degraded(D, prediction, n=T)
     assert (batch.s == 0).all()
-    assert torch.equal(prediction.target(batch, batch.x_t), batch.eps)
-    x0 = prediction.read(batch.eps, batch.x_t, batch.t, batch.s)
+    assert torch.equal(prediction.target(batch, batch.x_t, D), batch.eps)
+    x0 = prediction.read(batch.eps, batch.x_t, batch.t, batch.s, D)
     torch.testing.assert_close(x0, batch.x0, rtol=0, atol=1e-11)
     torch.testing.assert_close(x0, batch.x_s, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", [name for name in DEGRADATIONS if name != "noise"])
-def test_residual_without_noise_of_its_own_is_refused(compose, name):
+@pytest.mark.parametrize("prediction", [Eps(), V()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("name", [name for name in DEGRADATIONS if name not in ("noise", "blur_noise")])
+def test_eps_and_v_without_noise_of_their_own_are_refused(compose, name, prediction):
     D = instantiate(compose(f"degradation={name}", "dataset=digits", "T=6").degradation)
-    with pytest.raises(UserError, match="prediction=eps needs the noise of degradation=noise"):
-        Eps().bind(D)
+    with pytest.raises(
+        UserError,
+        match=f"prediction={type(prediction).__name__.lower()} needs Gaussian noise .*=noise or blur_noise.*take prediction=x0",
+    ):
+        prediction.check(D)
 
 
 def test_the_levels_asked_for():
@@ -74,7 +78,7 @@ def test_the_levels_asked_for():
     assert torch.equal(X0().level(t), torch.zeros(6, dtype=torch.long))
     assert torch.equal(Xt().level(t), t - 1)
     assert torch.equal(Eps().level(t), torch.zeros(6, dtype=torch.long))
-    for prediction in (X0(), Xt(), VXt(), Eps()):
+    for prediction in (X0(), Xt(), VXt(), Eps(), V()):
         s = prediction.level(t)
         assert s.dtype == t.dtype and s.shape == t.shape
 

@@ -7,18 +7,16 @@ import pytest
 import scipy.stats
 import torch
 from hydra.utils import instantiate
-from torch.distributions import Normal
 
 from vcd.cli import CONF
 from vcd.degradations.base import Degradation
 from vcd.degradations.noise import Noise
-from vcd.images import BLACK
-from vcd.perturbations import Gaussian, Perturbation, Unperturbed
-from vcd.priors import Independent, Mixture, Shared
+from vcd.priors import Encoded, Independent, Mixture, Shared
 from vcd.randomness import PerImage
 from vcd.samplers import Cold, Naive, Sequential
 from vcd.schedules import Cosine
-from vcd.starts import GMM, Black, Natural, NormalStart
+from vcd.spaces import BLACK, Pixels
+from vcd.starts import GMM, Black, NormalStart, natural
 
 NAMES = sorted(path.stem for path in (CONF / "degradation").glob("*.yaml"))
 T, N, SHAPE = 6, 5, (1, 8, 8)
@@ -45,27 +43,25 @@ class Restorer:
     x0: torch.Tensor
     eps: torch.Tensor | None = None
     error: float = 0.0
-    perturbation: Perturbation = None
 
     def __post_init__(self):
-        self.perturbation = self.perturbation or Unperturbed()
-        self.asked, self.seen = [], []
+        self.asked, self.seen, self.space = [], [], Pixels()
 
-    def restore(self, x, t, s, z):
-        self.asked.append((int(t[0]), int(s[0]), z))
-        self.seen.append(x)
+    def restore(self, x_t, t, s, condition):
+        self.asked.append((int(t[0]), int(s[0]), condition.z))
+        self.seen.append(x_t)
         return self.degradation(self.x0, s, self.eps) + self.error
 
 
-def restorer(D: Degradation, error: float = 0.0, perturbation: Perturbation | None = None) -> Restorer:
+def restorer(D: Degradation, error: float = 0.0) -> Restorer:
     x0 = torch.rand(N, *SHAPE) * 2 - 1
-    return Restorer(D, x0, D.draw(x0), error, perturbation)
+    return Restorer(D, x0, D.draw(x0), error)
 
 
 def sample(sampler, model: Restorer, level: int | None = None, latents=None):
     t = torch.full((N,), model.degradation.T if level is None else level)
     x = model.degradation(model.x0, t, model.eps)
-    return sampler(model, x, latents, PerImage(0, range(N)), level)
+    return sampler(model, x, PerImage(0, range(N)), latents=latents, level=level)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -141,13 +137,13 @@ def test_each_level_gets_its_own_latent():
 def test_the_noise_of_sampling_joins_every_state_the_network_sees():
     """x_T itself is kept as it is in the trajectory; each image has its own noise, whatever its batch."""
     D = instantiate({"_target_": "vcd.degradations.fade.Fade", "T": T, "size": 8, "schedule": Cosine()})
-    model = restorer(D, perturbation=Gaussian(sigma=0.0, delta=0.2, coherent=True))
-    trajectory = sample(Sequential(), model)
+    model, sampler = restorer(D), Sequential(delta=0.2)
+    trajectory = sample(sampler, model)
     noise = torch.stack([seen - state for seen, state in zip(model.seen, trajectory.states.flip(0)[:-1], strict=True)])
     assert noise.std().item() == pytest.approx(0.2, rel=0.05) and abs(noise.mean().item()) < 0.02
     assert torch.pdist(noise.flatten(2).flatten(0, 1)).min() > 1.0  # no two draws are the same
-    alone = Restorer(D, model.x0[3:4], None, 0.0, model.perturbation)
-    Sequential()(alone, trajectory.states[-1][3:4], None, PerImage(0, [3]))
+    alone = Restorer(D, model.x0[3:4])
+    sampler(alone, trajectory.states[-1][3:4], PerImage(0, [3]))
     for one, all_ in zip(alone.seen, model.seen, strict=True):
         torch.testing.assert_close(one[0], all_[3], rtol=0, atol=0)
 
@@ -200,12 +196,14 @@ def test_independent_has_a_z_for_every_step_and_shared_one_for_all():
 
 def posteriors(n: int = 4000):
     """Of a made-up encoder: two groups of images; units (1, 0) and (2, 1) tell them apart, all else is N(0, 1)."""
+    nothing = PerImage(0, range(n))
     while True:
         group = (torch.rand(n) < 0.25).float() * 2 - 1
         mean, std = torch.zeros(3, n, 2), torch.ones(3, n, 2)
         mean[1, :, 0], mean[2, :, 1] = 1.5 * group, -0.9 * group
         std[1, :, 0], std[2, :, 1] = 0.5, 0.4
-        yield Normal(mean, std)
+        z = mean + std * torch.randn_like(mean)
+        yield Encoded(torch.zeros(n, *SHAPE), z, mean, torch.zeros(3, n), nothing)
 
 
 def test_the_mixture_is_standard_normal_until_it_is_fitted_to_the_latents_in_use():
@@ -262,7 +260,7 @@ def fitted(components: int) -> GMM:
     start, means = GMM(channels=3, size=6, components=components), colours(6000)
     texture = torch.randn(6000, 3, 6, 6)
     texture -= texture.mean((2, 3), keepdim=True)  # what is not the mean must not matter
-    start.fit((means[:, :, None, None] + texture).split(1000))
+    start.fit((means[:, :, None, None] + texture).split(1000), Ramp(T=T))
     return start
 
 
@@ -285,7 +283,7 @@ def test_the_mixture_of_colours_is_found_again():
 
 def test_a_single_gaussian_has_the_moments_of_the_data():
     start, means = GMM(channels=3, size=6), colours(5000)
-    start.fit([means[:, :, None, None].expand(-1, -1, 6, 6)])
+    start.fit([means[:, :, None, None].expand(-1, -1, 6, 6)], Ramp(T=T))
     torch.testing.assert_close(start.means[0], means.mean(0), rtol=0, atol=1e-5)
     torch.testing.assert_close(start.factors[0] @ start.factors[0].T, means.T.cov(correction=0), rtol=0, atol=1e-5)
 
@@ -299,9 +297,16 @@ def test_what_is_fitted_travels_in_the_state_dict_and_belongs_to_the_image():
 
 
 def test_natural_is_what_the_degradation_ends_in(degradation, request):
-    start = Natural(channels=1, size=8).bind(degradation)
+    start = natural(degradation, channels=1, size=8)
     name = request.node.callspec.params["degradation"]
-    expected = {"noise": NormalStart, "blur": GMM, "pixelate": GMM, "gaussian_blur": GMM, "heat": GMM}
+    expected = {
+        "noise": NormalStart,
+        "blur": GMM,
+        "pixelate": GMM,
+        "gaussian_blur": GMM,
+        "blur_ihd": GMM,
+        "blur_noise": NormalStart,
+    }
     if name in expected or name.startswith("black"):
         assert type(start) is expected.get(name, Black)
     assert start.shape == SHAPE

@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from vcd import checkpoints
 from vcd.annealing import kl_weight
-from vcd.batch import Degraded
+from vcd.batch import Condition, Degraded
 from vcd.data.datamodule import DegradationDataModule
 from vcd.data.digits import Digits
 from vcd.monitoring import ActiveUnits, PerLevel
@@ -43,12 +43,13 @@ def batch_for(model: Variational, n: int = 12) -> Degraded:
 @pytest.mark.parametrize("prior", [Independent(latent=7), Shared(latent=7)])
 def test_the_kl_is_that_of_torch_and_of_the_closed_formula(prior):
     mean, std = torch.randn(50, 7, dtype=torch.float64), torch.exp(torch.randn(50, 7, dtype=torch.float64))
-    kl = prior.kl(Normal(mean, std))
+    x_t, t = torch.randn(50, 1, 8, 8), torch.arange(50) % 3 + 1
+    kl = prior.kl(Normal(mean, std), x_t, t)
     standard = Normal(torch.zeros_like(mean), torch.ones_like(std))
     torch.testing.assert_close(kl, kl_divergence(Normal(mean, std), standard).sum(1), rtol=1e-14, atol=0)
     closed = 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).sum(1)
     torch.testing.assert_close(kl, closed, rtol=1e-12, atol=1e-12)
-    assert torch.equal(prior.kl(standard), torch.zeros(50, dtype=torch.float64))
+    assert torch.equal(prior.kl(standard, x_t, t), torch.zeros(50, dtype=torch.float64))
 
 
 # --- the losses -------------------------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ def test_every_term_is_what_the_formula_says(build, prediction, coherent, anneal
     base = noisy if coherent else batch.x_t
     q = model.encoder(base, batch.x_s, batch.t, batch.s)
     z = q.mean + q.stddev * torch.normal(torch.zeros_like(q.mean), torch.ones_like(q.mean))
-    out = model.network(noisy, batch.t, batch.s, z)
+    out = model.network(noisy, batch.t, batch.s, Condition(z))
     x_s = out if prediction == "x0" else base + out
     total = 0.0
     for i in range(12):
@@ -87,16 +88,14 @@ def test_every_term_is_what_the_formula_says(build, prediction, coherent, anneal
     assert sum(losses.terms["kl_bits"].tolist()) > 0.1  # the weights are at work
 
 
-def test_the_residual_is_compared_with_the_noise(build):
-    model = build(
-        "model=vwd", "prediction=eps", "degradation=noise", "schedule=linear", "perturbation=none"
-    ).train()
+def test_eps_is_compared_with_the_noise(build):
+    model = build("model=plain", "prediction=eps", "degradation=noise", "schedule=linear").train()
     batch = batch_for(model)
     torch.manual_seed(7)
     losses = model.losses(batch)
     torch.manual_seed(7)
     z = model.encoder(batch.x_t, batch.x_s, batch.t, batch.s).rsample()
-    expected = (model.network(batch.x_t, batch.t, batch.s, z) - batch.eps).square().sum((1, 2, 3))
+    expected = (model.network(batch.x_t, batch.t, batch.s, Condition(z)) - batch.eps).square().sum((1, 2, 3))
     torch.testing.assert_close(losses.terms["reconstruction_sse"], expected, rtol=1e-5, atol=0)
 
 
@@ -108,7 +107,7 @@ def test_validation_weighs_the_kl_fully_and_stays_on_the_true_path(build):
     losses = model.losses(batch)
     torch.testing.assert_close(losses.total, losses.terms["loss"].mean(), rtol=1e-6, atol=0)
     q = model.encoder(batch.x_t, batch.x_s, batch.t, batch.s)
-    torch.testing.assert_close(losses.terms["kl_bits"], model.prior.kl(q) / math.log(2), rtol=1e-6, atol=0)
+    torch.testing.assert_close(losses.terms["kl_bits"], model.prior.kl(q, batch.x_t, batch.t) / math.log(2), rtol=1e-6, atol=0)
 
 
 def test_vcd_is_trained_on_the_states_of_its_own_rollout(build):
@@ -123,17 +122,17 @@ def test_vcd_is_trained_on_the_states_of_its_own_rollout(build):
     assert torch.equal(x_t[batch.t == 3], batch.x_t[batch.t == 3])
     assert ((x_t - batch.x_t).abs().amax((1, 2, 3))[batch.t < 3] > 1e-3).all()
     q = model.encoder(x_t, batch.x_s, batch.t, batch.s)
-    xhat_s = x_t + model.network(x_t, batch.t, batch.s, q.rsample())
+    xhat_s = x_t + model.network(x_t, batch.t, batch.s, Condition(q.rsample()))
     expected = (batch.x_s - xhat_s).square().sum((1, 2, 3))
     torch.testing.assert_close(losses.terms["reconstruction_sse"], expected, rtol=1e-5, atol=0)
 
 
 def test_the_teacher_is_the_average_once_it_is_warm(build):
     model = build("model=vcd", "perturbation=rollout")
-    assert model.teacher(warm=True) is model and model.teacher(warm=False) is model
+    assert model.teacher(live=True) is model and model.teacher(live=False) is model
     average = build("model=vcd", "perturbation=rollout")
     model.averaged = lambda: average
-    assert model.teacher(warm=True) is model and model.teacher(warm=False) is average
+    assert model.teacher(live=True) is model and model.teacher(live=False) is average
 
 
 def test_gradients_reach_network_and_encoder(build):
@@ -227,7 +226,7 @@ def test_active_units_are_those_whose_mean_varies_over_images():
 
 
 @pytest.mark.parametrize("overrides", [["model=vwd", "perturbation=gaussian"], ["model=vcd", "perturbation=rollout"],
-                                       ["model=vwd", "perturbation=none", "degradation=noise"]])  # fmt: skip
+                                       ["model=plain", "degradation=noise"]])  # fmt: skip
 def test_validation_repeats_and_leaves_the_random_state_alone(build, overrides, tmp_path):
     model = build(*overrides)
     data = DegradationDataModule(dataset=Digits(size=8, channels=1), degradation=model.degradation,

@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from vcd.restorer import Encoding
 from vcd.samplers import Sampler
 
 
+@runtime_checkable
 class Teacher(Encoding, Protocol):
     """Who walks a rollout."""
 
@@ -33,6 +34,7 @@ class Teacher(Encoding, Protocol):
         ...
 
 
+@runtime_checkable
 class Student(Protocol):
     """Who is trained on perturbed states."""
 
@@ -162,7 +164,9 @@ class Rollout(Perturbation):
         order = (starts - batch.t).argsort(descending=True)  # the longest first: the batch shrinks from its end
         walkers, k = batch.take(order), starts[order]
         x = D(walkers.x0, k, walkers.eps)
-        part = max(2, len(x) // 4)  # few sizes of batch: kernels are made ready for each anew. One image may be too few for a norm
+        part = max(
+            2, len(x) // 4
+        )  # few sizes of batch: kernels are made ready for each anew. One image may be too few for a norm
         for n in _active(k - walkers.t):
             m = min(len(x), math.ceil(n / part) * part)
             arrived = self._walk(teacher, walkers.take(slice(m)), x[:m], k[:m])

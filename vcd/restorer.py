@@ -1,6 +1,6 @@
 """What samplers and perturbations need of a model, so that neither has to know one."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +12,7 @@ from vcd.levels import Levels
 from vcd.spaces import Space
 
 
+@runtime_checkable
 class Restorer(Protocol):
     """All that a sampler knows of a model. Guidance is a Restorer around a Restorer."""
 
@@ -28,9 +29,12 @@ class Restorer(Protocol):
         ...
 
 
+@runtime_checkable
 class Encoding(Restorer, Protocol):
     """A Restorer that also knows which latent a step of a given image would have."""
 
-    def encode(self, x_t: Float[Tensor, "b c h w"], x_s: Float[Tensor, "b c h w"], t: Levels, s: Levels) -> Normal | None:
+    def encode(
+        self, x_t: Float[Tensor, "b c h w"], x_s: Float[Tensor, "b c h w"], t: Levels, s: Levels
+    ) -> Normal | None:
         """q(z_t | x_t, x_s); None for a model without latents."""
         ...

@@ -14,7 +14,6 @@ from vcd.errors import UserError
 from vcd.levels import Levels, per_image
 from vcd.randomness import PerImage
 
-Table = Float64[Tensor, "levels *grid"]  # (T+1,), or (T+1, H, W) for a value per frequency
 
 
 class Basis(nn.Module, ABC):
@@ -101,7 +100,7 @@ class GaussianDegradation(Degradation, ABC):
     noise: Tensor
     log_ratio: Tensor
 
-    def __init__(self, *, signal: Table, noise: Table, basis: Basis):
+    def __init__(self, *, signal: Float64[Tensor, "levels *grid"], noise: Float64[Tensor, " levels"], basis: Basis):
         super().__init__(T=len(noise) - 1)
         self.basis = basis
         self.register_buffer("signal", signal.float())
