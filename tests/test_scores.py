@@ -139,15 +139,17 @@ def test_heun_takes_two_evaluations_a_step_but_for_the_last():
 
 
 @pytest.mark.parametrize(
-    "sampler", [ReverseSDE(), ReverseSDE(corrections=1), Heun(churn=40.0), Heun(), DPMSolver()], ids=lambda s: type(s).__name__
+    "sampler",
+    [ReverseSDE(), ReverseSDE(corrections=1), Heun(churn=40.0), Heun(), DPMSolver()],
+    ids=lambda s: type(s).__name__,
 )
 @pytest.mark.parametrize("schedule", [VP(), Geometric(sigma_max=20), SubVP()], ids=lambda s: type(s).__name__)
 def test_gaussian_data_come_back_with_their_variance(sampler, schedule):
-    v, n = 0.25, 4000
+    v, n, size = 0.25, 400, 8  # the corrector's norms are each image's own: an image needs some pixels
     D = Noise(T=400, schedule=schedule)
     std = math.sqrt(D.signal[-1].item() ** 2 * v + D.noise[-1].item() ** 2)
-    x = sampler(Optimal(D, v), std * torch.randn(n, 1, 2, 2), PerImage(0, range(n)), keep=2).x0
-    assert x.var().item() == pytest.approx(v, rel=0.06)
+    x = sampler(Optimal(D, v), std * torch.randn(n, 1, size, size), PerImage(0, range(n)), keep=2).x0
+    assert x.var().item() == pytest.approx(v, rel=0.08)
     assert abs(x.mean().item()) < 0.02
 
 
@@ -164,7 +166,11 @@ def test_the_stationary_variance_of_langevin():
     assert walked.var().item() == pytest.approx(u / (1 - rate / (2 * u)), rel=0.03)
 
 
-@pytest.mark.parametrize("sampler", [ReverseSDE(corrections=2), Langevin(repeats=2, rate=1e-3), Heun(churn=10.0), DPMSolver(), Euler()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sampler",
+    [ReverseSDE(corrections=2), Langevin(repeats=2, rate=1e-3), Heun(churn=10.0), DPMSolver(), Euler()],
+    ids=lambda s: type(s).__name__,
+)
 def test_an_image_depends_on_its_own_randomness_alone(sampler):
     D = Noise(T=12, schedule=Karras(sigma_min=0.1, sigma_max=5))
     x = 5 * torch.randn(4, 1, 4, 4)
@@ -192,11 +198,19 @@ def test_the_solvers_of_diffusers(theirs):
 
     options = dict(num_train_timesteps=T, beta_schedule="linear", timestep_spacing="trailing")
     if theirs == "DPMSolverMultistepScheduler":
-        options |= dict(algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint", lower_order_final=False, final_sigmas_type="zero")
+        options |= dict(
+            algorithm_type="dpmsolver++",
+            solver_order=2,
+            solver_type="midpoint",
+            lower_order_final=False,
+            final_sigmas_type="zero",
+        )
     scheduler = getattr(diffusers, theirs)(**options)
     scheduler.alphas_cumprod = alpha_bar[1:]
     scheduler.set_timesteps(steps)
-    ours = {"EulerDiscreteScheduler": Euler, "HeunDiscreteScheduler": Heun, "DPMSolverMultistepScheduler": DPMSolver}[theirs]
+    ours = {"EulerDiscreteScheduler": Euler, "HeunDiscreteScheduler": Heun, "DPMSolverMultistepScheduler": DPMSolver}[
+        theirs
+    ]
     x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
     mine = ours(steps=steps)(Network(), x, PerImage(0, range(2))).x0
     scaled = theirs != "DPMSolverMultistepScheduler"  # theirs is ours / signal
@@ -239,7 +253,9 @@ def test_edm_with_sd_1_is_v_with_the_sign_turned():
     x0, eps = torch.randn(2, 10, 1, 4, 4, dtype=torch.float64)
     t = torch.arange(1, 11)
     batch = Degraded(x0, t, torch.zeros_like(t), D(x0, t, eps), x0, eps, torch.zeros_like(t))
-    torch.testing.assert_close(EDM(sd=1.0).target(batch, batch.x_t, D), -V().target(batch, batch.x_t, D), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        EDM(sd=1.0).target(batch, batch.x_t, D), -V().target(batch, batch.x_t, D), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_the_weights():
@@ -256,13 +272,17 @@ def test_the_weights():
 @pytest.mark.parametrize("prediction", ["eps", "v", "edm", "x0"])
 def test_with_one_weight_all_predictions_have_one_loss(compose, prediction):
     """The same xhat_0, the same loss, whatever the network gives."""
-    model = checkpoints.build(compose("model=ddpm", "T=20", "sampler=ddim", "sampler.steps=5", f"prediction={prediction}", "weight=min_snr"))
+    model = checkpoints.build(
+        compose("model=ddpm", "T=20", "sampler=ddim", "sampler.steps=5", f"prediction={prediction}", "weight=min_snr")
+    )
     D = model.degradation
     x0, eps = torch.rand(20, 1, 8, 8) * 2 - 1, torch.randn(20, 1, 8, 8)
     t = torch.arange(1, 21)
     batch = Degraded(x0, t, torch.zeros_like(t), D(x0, t, eps), x0, eps, torch.zeros_like(t))
     wrong = 0.9 * x0 + 0.05
-    out = model.prediction.target(Degraded(wrong, t, batch.s, batch.x_t, wrong, D.infer(batch.x_t, wrong, t), batch.label), batch.x_t, D)
+    out = model.prediction.target(
+        Degraded(wrong, t, batch.s, batch.x_t, wrong, D.infer(batch.x_t, wrong, t), batch.label), batch.x_t, D
+    )
     model.ask = lambda *_: out
     expected = MinSNR(gamma=5.0)(t, D) * (wrong - x0).square().flatten(1).mean(1)
     torch.testing.assert_close(model.eval().losses(batch).terms["loss"], expected, rtol=2e-3, atol=1e-5)
@@ -273,7 +293,9 @@ def test_log_normal_levels(compose):
     D = Noise(T=400, schedule=Karras(), continuous=True)
     t = sampler.draw(20_000, D)
     _, noise = D.between(t)
-    assert noise.log().mean().item() == pytest.approx(-1.2, abs=0.03) and noise.log().std().item() == pytest.approx(1.2, abs=0.03)
+    assert noise.log().mean().item() == pytest.approx(-1.2, abs=0.03) and noise.log().std().item() == pytest.approx(
+        1.2, abs=0.03
+    )
     D.continuous = False
     whole = sampler.draw(100, D)
     assert whole.dtype == torch.int64 and whole.min() >= 1 and whole.max() <= 400
@@ -287,7 +309,12 @@ class Posterior(torch.nn.Module):
 
     def __init__(self, model: VDM, v: float | None = None):
         super().__init__()
-        self.low, self.span, self.T, self.v = model.gamma.gamma_0, model.gamma.gamma_1 - model.gamma.gamma_0, model.degradation.T, v
+        self.low, self.span, self.T, self.v = (
+            model.gamma.gamma_0,
+            model.gamma.gamma_1 - model.gamma.gamma_0,
+            model.degradation.T,
+            v,
+        )
 
     def forward(self, z, level, s, condition):
         gamma = per_image(self.low + self.span * (level - 1) / (self.T - 1)).double()
@@ -296,7 +323,9 @@ class Posterior(torch.nn.Module):
             x = a * self.v * z / (a**2 * self.v + n**2)
         else:
             bins = (torch.arange(256, dtype=torch.float64) + 0.5) / 128 - 1
-            x = ((-((z.double()[..., None] - a[..., None] * bins) ** 2) / (2 * n[..., None] ** 2)).softmax(-1) * bins).sum(-1)
+            x = (
+                (-((z.double()[..., None] - a[..., None] * bins) ** 2) / (2 * n[..., None] ** 2)).softmax(-1) * bins
+            ).sum(-1)
         return ((z - a * x) / n).float()
 
 
@@ -313,10 +342,14 @@ def test_uniform_bytes_take_eight_bits(compose):
     assert found.numbers["bits_per_dim"].value == pytest.approx(8.0, abs=0.03)
     parts = found.curves["bound"]
     assert parts["diffusion"] == pytest.approx(7.988, abs=0.03)
-    assert parts["prior"] == pytest.approx(0.0016, abs=5e-4) and parts["reconstruction"] == pytest.approx(0.0104, abs=3e-3)
+    assert parts["prior"] == pytest.approx(0.0016, abs=5e-4) and parts["reconstruction"] == pytest.approx(
+        0.0104, abs=3e-3
+    )
     discrete = vdm(compose, "T=100", "model.steps=100")
     discrete.network = Posterior(discrete)
-    assert discrete.bound(x0, PerImage(0, range(64)), draws=100).numbers["bits_per_dim"].value == pytest.approx(8.772, abs=0.03)
+    assert discrete.bound(x0, PerImage(0, range(64)), draws=100).numbers["bits_per_dim"].value == pytest.approx(
+        8.772, abs=0.03
+    )
 
 
 @pytest.mark.parametrize("gamma", ["fixed", "learned_linear", "learned_net"])
@@ -357,7 +390,12 @@ def test_the_loss_is_the_bound_by_monte_carlo(compose):
     with torch.no_grad():
         for i in range(1, T + 1):
             g_t, g_s = gamma[i], gamma[i - 1]
-            a_t, n_t, a_s, n_s = torch.sigmoid(-g_t).sqrt(), torch.sigmoid(g_t).sqrt(), torch.sigmoid(-g_s).sqrt(), torch.sigmoid(g_s).sqrt()
+            a_t, n_t, a_s, n_s = (
+                torch.sigmoid(-g_t).sqrt(),
+                torch.sigmoid(g_t).sqrt(),
+                torch.sigmoid(-g_s).sqrt(),
+                torch.sigmoid(g_s).sqrt(),
+            )
             eps = torch.randn_like(x0)
             z = a_t * x0 + n_t * eps
             xhat = (z - n_t * model._eps(z, g_t.expand(n), Condition())) / a_t

@@ -89,7 +89,9 @@ def ddpm_bits(
     return torch.stack([end, between, last], 1) / (dims * math.log(2))
 
 
-def bin_bits(x: Float[Tensor, "n c h w"], eps: Float[Tensor, "n c h w"], gamma_0: Float[Tensor, ""]) -> Float[Tensor, " n"]:
+def bin_bits(
+    x: Float[Tensor, "n c h w"], eps: Float[Tensor, "n c h w"], gamma_0: Float[Tensor, ""]
+) -> Float[Tensor, " n"]:
     """-log2 p(x | z_0) summed over dimensions: which of 256 bins of [-1, 1] the noisy value x + e^(gamma_0 / 2) eps is from.
 
     The probability of a bin is proportional to the Gaussian density at its centre (Kingma et al. 2021,

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vcd.errors import UserError
+from vcd.schedules import Number
 
 Times = Float[Tensor, " n"]
 
@@ -21,7 +22,7 @@ class Gamma(nn.Module, ABC):
 
     learned: bool
 
-    def __init__(self, *, gamma_0: float = -13.3, gamma_1: float = 5.0):
+    def __init__(self, *, gamma_0: Number = -13.3, gamma_1: Number = 5.0):
         super().__init__()
         if not gamma_0 < gamma_1:
             raise UserError(f"gamma.gamma_0={gamma_0} must be less than gamma.gamma_1={gamma_1}")
@@ -59,7 +60,7 @@ class LearnedLinear(Gamma):
 
     learned = True
 
-    def __init__(self, *, gamma_0: float = -13.3, gamma_1: float = 5.0):
+    def __init__(self, *, gamma_0: Number = -13.3, gamma_1: Number = 5.0):
         super().__init__(gamma_0=gamma_0, gamma_1=gamma_1)
         self.b, self.w = nn.Parameter(torch.tensor(gamma_0)), nn.Parameter(torch.tensor(gamma_1 - gamma_0))
 
@@ -77,7 +78,7 @@ class LearnedNet(Gamma):
 
     learned = True
 
-    def __init__(self, *, gamma_0: float = -13.3, gamma_1: float = 5.0, width: int = 1024):
+    def __init__(self, *, gamma_0: Number = -13.3, gamma_1: Number = 5.0, width: int = 1024):
         super().__init__(gamma_0=gamma_0, gamma_1=gamma_1)
         self.b, self.w = nn.Parameter(torch.tensor(gamma_0)), nn.Parameter(torch.tensor(gamma_1 - gamma_0))
         self.l1 = nn.Parameter(torch.ones(1))

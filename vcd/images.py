@@ -13,6 +13,7 @@ from vcd.spaces import BLACK, to_float, to_uint8
 
 __all__ = ["BLACK", "grid", "to_float", "to_uint8", "write_gif", "write_png"]
 
+
 def grid(images: UInt8[Tensor, "n c h w"], columns: int | None = None, scale: int | None = None):
     """Tile images, row by row and on grey, into one PIL image; small ones are enlarged by a whole factor, exactly.
 

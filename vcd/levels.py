@@ -1,7 +1,7 @@
 """Levels t = 0 (clean) .. T (fully degraded), and how training draws them."""
 
 from abc import ABC, abstractmethod
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Real
@@ -10,6 +10,7 @@ from torch import Tensor
 Levels = Real[Tensor, " b"]  # an index, or a real number in [0, T] where the degradation is continuous
 
 
+@runtime_checkable
 class Graded(Protocol):
     """What has levels: a degradation."""
 

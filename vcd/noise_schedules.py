@@ -81,10 +81,14 @@ class VarianceExploding(Schedule, ABC):
         return torch.ones(T + 1, dtype=torch.float64), torch.cat([torch.zeros(1, dtype=torch.float64), sigma])
 
     def fade(self, T: int) -> Levels:
-        raise UserError(f"schedule={type(self).__name__.lower()} keeps the image: it cannot fade; take schedule=cosine or vp")
+        raise UserError(
+            f"schedule={type(self).__name__.lower()} keeps the image: it cannot fade; take schedule=cosine or vp"
+        )
 
     def alpha_bar(self, T: int) -> Levels:
-        raise UserError(f"schedule={type(self).__name__.lower()} adds noise without fading: it is for degradation=noise")
+        raise UserError(
+            f"schedule={type(self).__name__.lower()} adds noise without fading: it is for degradation=noise"
+        )
 
 
 @final
@@ -92,7 +96,9 @@ class Geometric(VarianceExploding):
     """sigma_t log-spaced: NCSN (Song and Ermon 2019, arXiv:1907.05600), NCSNv2 and the VE SDE (arXiv:2011.13456)."""
 
     def __init__(self, *, sigma_min: Number = 0.02, sigma_max: Number = 100.0):
-        self.sigma_min, self.sigma_max = _rising("schedule.sigma_min", sigma_min, "schedule.sigma_max", sigma_max, least=0)
+        self.sigma_min, self.sigma_max = _rising(
+            "schedule.sigma_min", sigma_min, "schedule.sigma_max", sigma_max, least=0
+        )
 
     def sigma(self, T: int) -> Levels:
         return torch.linspace(math.log(self.sigma_max), math.log(self.sigma_min), T, dtype=torch.float64).exp().flip(0)
@@ -103,7 +109,9 @@ class Karras(VarianceExploding):
     """sigma^(1/rho) evenly spaced: EDM (Karras et al. 2022, arXiv:2206.00364, eq. 5)."""
 
     def __init__(self, *, sigma_min: Number = 0.002, sigma_max: Number = 80.0, rho: Number = 7.0):
-        self.sigma_min, self.sigma_max = _rising("schedule.sigma_min", sigma_min, "schedule.sigma_max", sigma_max, least=0)
+        self.sigma_min, self.sigma_max = _rising(
+            "schedule.sigma_min", sigma_min, "schedule.sigma_max", sigma_max, least=0
+        )
         self.rho = rho
 
     def sigma(self, T: int) -> Levels:

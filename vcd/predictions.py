@@ -16,6 +16,7 @@ from vcd.degradations.base import Degradation
 from vcd.degradations.gaussian import GaussianDegradation
 from vcd.errors import UserError
 from vcd.levels import Levels
+from vcd.schedules import Number
 
 Pixels = Float[Tensor, "b c h w"]
 
@@ -99,7 +100,9 @@ class Xt(Increment):
 
     def check(self, D: Degradation) -> None:
         if D.continuous:
-            raise UserError("prediction=xt needs a next level, and this degradation has levels in between; take prediction=vxt or x0")
+            raise UserError(
+                "prediction=xt needs a next level, and this degradation has levels in between; take prediction=vxt or x0"
+            )
 
 
 @final
@@ -172,7 +175,7 @@ class EDM(OfNoise):
     squared error of F is EDM's weighted loss. sd = 1 is v-prediction with the sign turned.
     """
 
-    def __init__(self, *, sd: float = 0.5):
+    def __init__(self, *, sd: Number = 0.5):
         if not sd > 0:
             raise UserError(f"prediction.sd={sd} is the standard deviation of the data: it must be above 0")
         self.sd = sd
@@ -180,7 +183,9 @@ class EDM(OfNoise):
     def check(self, D: Degradation) -> None:
         super().check(D)
         if gaussian(D).signal.ndim > 1:
-            raise UserError("prediction=edm needs one signal per level, and this one depends on the frequency; take prediction=eps or v")
+            raise UserError(
+                "prediction=edm needs one signal per level, and this one depends on the frequency; take prediction=eps or v"
+            )
 
     def target(self, batch: Degraded, x_t: Pixels, D: Degradation) -> Pixels:
         skip, out = self._coefficients(batch.t, gaussian(D))
@@ -202,7 +207,9 @@ class EDM(OfNoise):
 def gaussian(D: Degradation, who: str = "this", instead: str = "take another part") -> GaussianDegradation:
     """The degradation, if it is Gaussian; else UserError."""
     if not isinstance(D, GaussianDegradation):
-        raise UserError(f"{who} needs Gaussian noise (degradation=noise or blur_noise); for {type(D).__name__} {instead}")
+        raise UserError(
+            f"{who} needs Gaussian noise (degradation=noise or blur_noise); for {type(D).__name__} {instead}"
+        )
     return D
 
 
@@ -210,5 +217,7 @@ def _flat(t: Levels, D: Degradation) -> tuple[Tensor, Tensor]:
     """Signal and noise of these levels, (b,) each; UserError where the signal depends on the frequency."""
     signal, noise = gaussian(D).at(t)
     if signal.shape[2:] != (1, 1):
-        raise UserError("weight=... needs one signal per level, and this degradation keeps it per frequency: take weight=null")
+        raise UserError(
+            "weight=... needs one signal per level, and this degradation keeps it per frequency: take weight=null"
+        )
     return signal.flatten(), noise.flatten()

@@ -17,6 +17,7 @@ from vcd.levels import Levels
 from vcd.predictions import Prediction, gaussian
 from vcd.randomness import PerImage
 from vcd.restorer import Restorer
+from vcd.schedules import Number
 
 Pixels = Float[Tensor, "b c h w"]
 Draw = Callable[[], Tensor]  # standard normal like the states, new at every call
@@ -57,7 +58,7 @@ class Sampler(ABC):
     before it is restored, in units of images in [-1, 1] (twice the papers' [0, 1] units).
     """
 
-    def __init__(self, *, steps: int | None = None, power: float = 1.0, delta: float = 0.0):
+    def __init__(self, *, steps: int | None = None, power: Number = 1.0, delta: Number = 0.0):
         if not power >= 1:
             raise UserError(f"sampler.power={power} must be at least 1: 1 spreads the steps evenly, 2 quadratically")
         if steps is not None and steps < 1:
@@ -72,7 +73,14 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(
-        self, model: Restorer, x: Pixels, t: Levels, s: Levels, condition: Condition, draw: Draw, before: Step | None = None
+        self,
+        model: Restorer,
+        x: Pixels,
+        t: Levels,
+        s: Levels,
+        condition: Condition,
+        draw: Draw,
+        before: Step | None = None,
     ) -> Step:
         """From x_t to x_s. draw: as much noise as the step needs; before: the step that led to x_t, for multistep methods."""
 
@@ -149,7 +157,14 @@ class Sequential(Sampler):
         return s
 
     def step(
-        self, model: Restorer, x: Pixels, t: Levels, s: Levels, condition: Condition, draw: Draw, before: Step | None = None
+        self,
+        model: Restorer,
+        x: Pixels,
+        t: Levels,
+        s: Levels,
+        condition: Condition,
+        draw: Draw,
+        before: Step | None = None,
     ) -> Step:
         return Step(model.restore(x, t, s, condition), None, t)
 
@@ -161,7 +176,14 @@ class Restoring(Sampler, ABC):
         return torch.zeros_like(t)
 
     def step(
-        self, model: Restorer, x: Pixels, t: Levels, s: Levels, condition: Condition, draw: Draw, before: Step | None = None
+        self,
+        model: Restorer,
+        x: Pixels,
+        t: Levels,
+        s: Levels,
+        condition: Condition,
+        draw: Draw,
+        before: Step | None = None,
     ) -> Step:
         x0hat = self.clean(model, model.restore(x, t, torch.zeros_like(t), condition))
         return Step(self.degrade(model.degradation, x, x0hat, t, s, draw), x0hat, t)
@@ -204,7 +226,7 @@ class DDIM(Restoring):
     """
 
     def __init__(
-        self, *, eta: float, clip: bool = True, steps: int | None = None, power: float = 1.0, delta: float = 0.0
+        self, *, eta: Number, clip: bool = True, steps: int | None = None, power: Number = 1.0, delta: Number = 0.0
     ):
         super().__init__(steps=steps, power=power, delta=delta)
         if not 0.0 <= eta <= 1.0:

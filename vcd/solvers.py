@@ -20,19 +20,22 @@ from vcd.levels import Levels, per_image
 from vcd.predictions import Prediction, gaussian
 from vcd.restorer import Restorer
 from vcd.samplers import Draw, Pixels, Sampler, Step
+from vcd.schedules import Number
 
 
 class Solver(Sampler, ABC):
     """clip: estimates of x_0 are brought back to where images can be. power: see `Sampler`."""
 
-    def __init__(self, *, clip: bool = False, steps: int | None = None, power: float = 1.0, delta: float = 0.0):
+    def __init__(self, *, clip: bool = False, steps: int | None = None, power: Number = 1.0, delta: Number = 0.0):
         super().__init__(steps=steps, power=power, delta=delta)
         self.clip = clip
 
     def check(self, D: Degradation, prediction: Prediction) -> None:
         name = f"sampler={type(self).__name__.lower()}"
         if gaussian(D, name, "take sampler=cold, naive or sequential").signal.ndim > 1:
-            raise UserError(f"{name} needs one signal per level, and this degradation keeps it per frequency: take sampler=ddim")
+            raise UserError(
+                f"{name} needs one signal per level, and this degradation keeps it per frequency: take sampler=ddim"
+            )
         super().check(D, prediction)
 
     def ask(self, t: Levels, s: Levels) -> Levels:
@@ -49,7 +52,14 @@ class Euler(Solver):
     """The probability-flow ODE by Euler's method: DDIM in other coordinates."""
 
     def step(
-        self, model: Restorer, x: Pixels, t: Levels, s: Levels, condition: Condition, draw: Draw, before: Step | None = None
+        self,
+        model: Restorer,
+        x: Pixels,
+        t: Levels,
+        s: Levels,
+        condition: Condition,
+        draw: Draw,
+        before: Step | None = None,
     ) -> Step:
         D = gaussian(model.degradation)
         (a_t, n_t), (a_s, n_s) = D.at(t), D.at(s)
@@ -67,14 +77,21 @@ class Heun(Solver):
     """
 
     def __init__(
-        self, *, churn: float = 0.0, sigma_min: float = 0.0, sigma_max: float = math.inf, inflation: float = 1.0,
-        clip: bool = False, steps: int | None = None, power: float = 1.0, delta: float = 0.0,
+        self, *, churn: Number = 0.0, sigma_min: Number = 0.0, sigma_max: Number = math.inf, inflation: Number = 1.0,
+        clip: bool = False, steps: int | None = None, power: Number = 1.0, delta: Number = 0.0,
     ):  # fmt: skip
         super().__init__(clip=clip, steps=steps, power=power, delta=delta)
         self.churn, self.sigma_min, self.sigma_max, self.inflation = churn, sigma_min, sigma_max, inflation
 
     def step(
-        self, model: Restorer, x: Pixels, t: Levels, s: Levels, condition: Condition, draw: Draw, before: Step | None = None
+        self,
+        model: Restorer,
+        x: Pixels,
+        t: Levels,
+        s: Levels,
+        condition: Condition,
+        draw: Draw,
+        before: Step | None = None,
     ) -> Step:
         D = gaussian(model.degradation)
         x, t = self._churned(D, x, t, draw) if self.churn else (x, t)
@@ -109,7 +126,14 @@ class DPMSolver(Solver):
     """
 
     def step(
-        self, model: Restorer, x: Pixels, t: Levels, s: Levels, condition: Condition, draw: Draw, before: Step | None = None
+        self,
+        model: Restorer,
+        x: Pixels,
+        t: Levels,
+        s: Levels,
+        condition: Condition,
+        draw: Draw,
+        before: Step | None = None,
     ) -> Step:
         D = gaussian(model.degradation)
         (a_t, n_t), (a_s, n_s) = D.at(t), D.at(s)
@@ -132,16 +156,25 @@ class ReverseSDE(Solver):
     """
 
     def __init__(
-        self, *, corrections: int = 0, snr: float = 0.16, clip: bool = False, steps: int | None = None, power: float = 1.0,
-        delta: float = 0.0,
+        self, *, corrections: int = 0, snr: Number = 0.16, clip: bool = False, steps: int | None = None, power: Number = 1.0,
+        delta: Number = 0.0,
     ):  # fmt: skip
         super().__init__(clip=clip, steps=steps, power=power, delta=delta)
         if corrections < 0 or not snr > 0:
-            raise UserError(f"sampler.corrections={corrections} must not be negative and sampler.snr={snr} must be above 0")
+            raise UserError(
+                f"sampler.corrections={corrections} must not be negative and sampler.snr={snr} must be above 0"
+            )
         self.corrections, self.snr = corrections, snr
 
     def step(
-        self, model: Restorer, x: Pixels, t: Levels, s: Levels, condition: Condition, draw: Draw, before: Step | None = None
+        self,
+        model: Restorer,
+        x: Pixels,
+        t: Levels,
+        s: Levels,
+        condition: Condition,
+        draw: Draw,
+        before: Step | None = None,
     ) -> Step:
         D = gaussian(model.degradation)
         (a_t, n_t), (a_s, n_s) = D.at(t), D.at(s)
@@ -170,7 +203,14 @@ class Langevin(Solver):
     """
 
     def __init__(
-        self, *, repeats: int, rate: float, clip: bool = False, steps: int | None = None, power: float = 1.0, delta: float = 0.0
+        self,
+        *,
+        repeats: int,
+        rate: Number,
+        clip: bool = False,
+        steps: int | None = None,
+        power: Number = 1.0,
+        delta: Number = 0.0,
     ):
         super().__init__(clip=clip, steps=steps, power=power, delta=delta)
         if repeats < 1 or not rate > 0:
@@ -178,7 +218,14 @@ class Langevin(Solver):
         self.repeats, self.rate = repeats, rate
 
     def step(
-        self, model: Restorer, x: Pixels, t: Levels, s: Levels, condition: Condition, draw: Draw, before: Step | None = None
+        self,
+        model: Restorer,
+        x: Pixels,
+        t: Levels,
+        s: Levels,
+        condition: Condition,
+        draw: Draw,
+        before: Step | None = None,
     ) -> Step:
         D = gaussian(model.degradation)
         (a_t, n_t), (a_s, _), (a_1, n_1) = D.at(t), D.at(s), D.at(torch.ones_like(t))

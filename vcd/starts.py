@@ -12,6 +12,7 @@ from vcd.degradations.base import Degradation
 from vcd.degradations.gaussian import GaussianDegradation
 from vcd.errors import UserError
 from vcd.randomness import PerImage
+from vcd.schedules import Number
 from vcd.spaces import BLACK
 
 
@@ -21,7 +22,7 @@ class Start(nn.Module, ABC):
     noise: std of Gaussian noise on x_T, which breaks the symmetry of a flat image (Bansal et al. 2022, 5.2).
     """
 
-    def __init__(self, *, channels: int, size: int, noise: float = 0.0):
+    def __init__(self, *, channels: int, size: int, noise: Number = 0.0):
         super().__init__()
         if noise < 0:
             raise UserError(f"start.noise={noise} is a standard deviation and cannot be negative")
@@ -44,7 +45,7 @@ class Start(nn.Module, ABC):
 class Black(Start):
     """The fixed point of every fading degradation: `zero` everywhere."""
 
-    def __init__(self, *, channels: int, size: int, noise: float = 0.0, zero: float = BLACK):
+    def __init__(self, *, channels: int, size: int, noise: Number = 0.0, zero: Number = BLACK):
         super().__init__(channels=channels, size=size, noise=noise)
         self.zero = zero
 
@@ -56,7 +57,7 @@ class Black(Start):
 class NormalStart(Start):
     """Normal with mean 0: the end of noise diffusion. std: 1, or the largest sigma where the noise is added to the image."""
 
-    def __init__(self, *, channels: int, size: int, noise: float = 0.0, std: float = 1.0):
+    def __init__(self, *, channels: int, size: int, noise: Number = 0.0, std: Number = 1.0):
         super().__init__(channels=channels, size=size, noise=noise)
         self.std = std
 
@@ -68,7 +69,7 @@ class NormalStart(Start):
 class GMM(Start):
     """Flat images whose channel means follow a Gaussian mixture fitted on the training set (Bansal et al. 2022, 5.2)."""
 
-    def __init__(self, *, channels: int, size: int, components: int = 1, noise: float = 0.0):
+    def __init__(self, *, channels: int, size: int, components: int = 1, noise: Number = 0.0):
         super().__init__(channels=channels, size=size, noise=noise)
         self.components = components
         self.register_buffer("weights", torch.full((components,), 1.0 / components))
@@ -95,7 +96,7 @@ class GMM(Start):
 class TrainSet(Start):
     """Training images degraded to level T, as Rissanen et al. 2022 (arXiv:2206.13397) start: a fixed number is kept."""
 
-    def __init__(self, *, channels: int, size: int, images: int, noise: float = 0.0):
+    def __init__(self, *, channels: int, size: int, images: int, noise: Number = 0.0):
         super().__init__(channels=channels, size=size, noise=noise)
         if images < 1:
             raise UserError(f"start.images={images} must be at least 1: they are what sampling starts from")

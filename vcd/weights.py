@@ -10,6 +10,7 @@ from torch import Tensor
 from vcd.degradations.gaussian import GaussianDegradation
 from vcd.errors import UserError
 from vcd.levels import Levels
+from vcd.schedules import Number
 
 
 class Weight(ABC):
@@ -52,7 +53,7 @@ class Flat(OfSNR):
 class MinSNR(OfSNR):
     """min(SNR, gamma): clean levels count no more than gamma (Hang et al. 2023, arXiv:2303.09556, eq. 8)."""
 
-    def __init__(self, *, gamma: float = 5.0):
+    def __init__(self, *, gamma: Number = 5.0):
         if not gamma > 0:
             raise UserError(f"weight.gamma={gamma} must be above 0")
         self.gamma = gamma
@@ -65,7 +66,7 @@ class MinSNR(OfSNR):
 class Preconditioned(OfSNR):
     """1 / c_out^2 of EDM's preconditioning, (SNR + 1 / sd^2) (Karras et al. 2022, arXiv:2206.00364, table 1)."""
 
-    def __init__(self, *, sd: float = 0.5):
+    def __init__(self, *, sd: Number = 0.5):
         self.sd = sd
 
     def of_snr(self, snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -79,5 +80,7 @@ class Likelihood(Weight):
     def __call__(self, t: Levels, D: GaussianDegradation) -> Float[Tensor, " b"]:
         (a_t, n_t), (a_s, n_s) = D.at(t), D.at((t - 1).clamp(min=1))
         gained = (a_s / n_s).flatten() ** 2 - (a_t / n_t).flatten() ** 2
-        first = (a_t / n_t).flatten() ** 2  # the step to level 0 has no finite gain: it counts as the squared error of eps
+        first = (
+            a_t / n_t
+        ).flatten() ** 2  # the step to level 0 has no finite gain: it counts as the squared error of eps
         return torch.where(t <= 1, first, D.T / 2 * gained)

@@ -15,7 +15,6 @@ from vcd.levels import Levels, per_image
 from vcd.randomness import PerImage
 
 
-
 class Basis(nn.Module, ABC):
     """An orthonormal basis B of images."""
 
@@ -149,7 +148,9 @@ class GaussianDegradation(Degradation, ABC):
 
     def _flat(self) -> Tensor:
         if len(self.log_ratio) == 0:
-            raise UserError("this degradation keeps the signal per frequency: it has no single ratio of noise to signal")
+            raise UserError(
+                "this degradation keeps the signal per frequency: it has no single ratio of noise to signal"
+            )
         return self.log_ratio
 
     def normalise(self, x: Images, t: Levels) -> Images:

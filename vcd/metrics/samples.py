@@ -41,9 +41,7 @@ def generate(
 ) -> dict[str, Tensor]:
     """`images` (n, c, h, w), whether they are `finite` (n,), and the `seconds` that drawing took; kept beside the
     checkpoint under its hash, sampler, prior, noise, seed and n."""
-    facts = dict(
-        ckpt=checkpoints.fingerprint(ckpt), parts=parts, delta=model.sampler.delta, seed=seed, n=n, raw=raw
-    )
+    facts = dict(ckpt=checkpoints.fingerprint(ckpt), parts=parts, delta=model.sampler.delta, seed=seed, n=n, raw=raw)
 
     def make() -> dict[str, Tensor]:
         began = time.monotonic()

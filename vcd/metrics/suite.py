@@ -229,7 +229,9 @@ def likelihood(e: Evaluation) -> Result:
     if found is None:
         return Result()
     protocol = {"data": e.data.name, "test": e.test.fingerprint, "images": len(x0), "seed": e.seed, **found.protocol}
-    return Result({name: Number(q.value, q.better, None, q.unit, protocol) for name, q in found.numbers.items()}, found.curves)
+    return Result(
+        {name: Number(q.value, q.better, None, q.unit, protocol) for name, q in found.numbers.items()}, found.curves
+    )
 
 
 FAMILIES: dict[str, Callable[[Evaluation], Result]] = {

@@ -40,7 +40,9 @@ class VDM(Diffusion):
     ):
         D = gaussian(degradation, "model=vdm", "take model=vcd, vwd, bansal or rissanen")
         if not isinstance(prediction, Eps) or D.signal.ndim > 1:
-            raise UserError("model=vdm predicts the noise of plain noise: prediction=eps degradation=noise schedule=log_snr")
+            raise UserError(
+                "model=vdm predicts the noise of plain noise: prediction=eps degradation=noise schedule=log_snr"
+            )
         if steps is not None and steps < 1:
             raise UserError(f"model.steps={steps} must be at least 1, or null for continuous time")
         super().__init__(degradation=degradation, prediction=prediction, **parts)

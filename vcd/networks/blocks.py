@@ -113,7 +113,9 @@ class Attention(nn.Module):
     def __init__(self, *, channels: int, heads: int):
         super().__init__()
         if channels % heads:
-            raise UserError(f"network.unet.heads={heads} does not divide the {channels} channels of a resolution with attention")
+            raise UserError(
+                f"network.unet.heads={heads} does not divide the {channels} channels of a resolution with attention"
+            )
         self.heads = heads
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)

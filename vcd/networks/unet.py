@@ -41,7 +41,9 @@ class UNet(nn.Module):
         super().__init__()
         coarsest(size, mults, patch)
         if odd := [r for r in attention if not 0 <= r < len(mults)]:
-            raise UserError(f"network.unet.attention={list(attention)}: there is no resolution {odd[0]}; 0 to {len(mults) - 1} exist")
+            raise UserError(
+                f"network.unet.attention={list(attention)}: there is no resolution {odd[0]}; 0 to {len(mults) - 1} exist"
+            )
         self.size, self.channels, self.context, self.patch, self.classes = size, channels, context, patch, classes
         self.fourier, self.residual = list(fourier), residual
         emb = 4 * dim
@@ -69,7 +71,9 @@ class UNet(nn.Module):
         for resolution, mult in reversed(list(enumerate(mults))):
             for _ in range(blocks + 1):
                 c_out = int(dim * mult)
-                self.up.append(Stage(c_in=c + skips.pop(), c_out=c_out, attention=resolution in attention, **widths(emb)))
+                self.up.append(
+                    Stage(c_in=c + skips.pop(), c_out=c_out, attention=resolution in attention, **widths(emb))
+                )
                 c = c_out
             if resolution > 0:
                 self.up.append(Up(c))
@@ -82,7 +86,9 @@ class UNet(nn.Module):
         self, x_t: Float[Tensor, "b c h w"], t: Levels, s: Levels, condition: Condition = UNCONDITIONAL
     ) -> Float[Tensor, "b c h w"]:
         if x_t.shape[1] != self.channels:
-            raise UserError(f"the network has {self.channels} channels, the images {x_t.shape[1]}; set dataset.channels")
+            raise UserError(
+                f"the network has {self.channels} channels, the images {x_t.shape[1]}; set dataset.channels"
+            )
         inject, z = self.injection, condition.z
         emb = self.t_embedding(t) + self.s_embedding(s)
         if self.classes is not None and condition.label is not None:
@@ -105,7 +111,9 @@ class UNet(nn.Module):
         out = F.pixel_shuffle(self.out(silu(self.norm(h))), self.patch).float()
         return x_t + out if self.residual else out
 
-    def _read(self, x_t: Float[Tensor, "b c h w"], image: Float[Tensor, "b c2 h w"] | None) -> Float[Tensor, "b c3 h w"]:
+    def _read(
+        self, x_t: Float[Tensor, "b c h w"], image: Float[Tensor, "b c2 h w"] | None
+    ) -> Float[Tensor, "b c3 h w"]:
         """x_t, its Fourier features, in float32 since their phases are large, and the image of the condition."""
         parts = [x_t]
         with exactly(x_t.device):
@@ -115,7 +123,9 @@ class UNet(nn.Module):
         if self.context:
             image = x_t.new_zeros(len(x_t), self.context, *x_t.shape[2:]) if image is None else image
             if image.shape[1] != self.context:
-                raise UserError(f"the network reads an image of {self.context} channels, not {image.shape[1]}; set network.unet.context")
+                raise UserError(
+                    f"the network reads an image of {self.context} channels, not {image.shape[1]}; set network.unet.context"
+                )
             parts.append(image)
         return torch.cat(parts, 1) if len(parts) > 1 else x_t
 
