@@ -38,7 +38,9 @@ class Compose(Degradation):
             after = self.stages[self.at + 1 :]
             if all(isinstance(stage, SeparableLinear) for stage in after):
                 # what is damped below 1e-3 on either side is given up: float32 could not bring it back
-                self.undo = nn.ModuleList(_Table(torch.linalg.pinv(s.table.double(), rtol=1e-3), zero=s.zero) for s in after)
+                self.undo = nn.ModuleList(
+                    _Table(torch.linalg.pinv(s.table.double(), rtol=1e-3), zero=s.zero) for s in after
+                )
 
     def forward(self, x0: Images, t: Levels, eps: Images | None = None) -> Images:
         """x_t in float32. ValueError if a part is stochastic and eps is None."""
