@@ -14,8 +14,8 @@ from vcd.batch import Condition, Degraded
 from vcd.callbacks.ema import EMA
 from vcd.data.datamodule import DegradationDataModule
 from vcd.data.digits import Digits
-from vcd.monitoring import ActiveUnits, PerLevel
 from vcd.models.variational import Variational
+from vcd.monitoring import ActiveUnits, PerLevel
 from vcd.priors import Independent, Shared
 
 pytestmark = pytest.mark.usefixtures("seed")

@@ -83,11 +83,12 @@ class UNet(nn.Module):
                 f"the network has {self.channels} channels, the images {x_t.shape[1]}; set dataset.channels"
             )
         inject, z = self.injection, condition.z
+        if z is None:
+            z = x_t.new_zeros(len(x_t), 0 if inject is None else inject.latent)
         emb = self.t_embedding(t) + self.s_embedding(s)
         if self.classes is not None and condition.label is not None:
             emb = emb + self.label_embedding(condition.label)
         if inject is not None:
-            z = x_t.new_zeros(len(x_t), inject.latent) if z is None else z
             emb = inject.embed(emb, z)
         h, skips = self._with_image(x_t, condition.image), []
         for i, layer in enumerate(self.down.layers):
