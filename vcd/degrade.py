@@ -25,9 +25,9 @@ def main(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from vcd.degradations.severity import measure
-    from vcd.randomness import PerImage
     from vcd.errors import UserError
     from vcd.images import to_float, to_uint8
+    from vcd.randomness import PerImage
 
     degradation = instantiate(cfg.degradation)
     images = instantiate(cfg.dataset.source).load("val")

@@ -16,7 +16,9 @@ class LevelSampler(ABC):
     def draw(self, n: int, T: int, *, continuous: bool = False, device: torch.device | str = "cpu") -> Levels:
         """n levels, from torch's global random state."""
         x = self.positions(n, T, device)
-        return T - x if continuous else 1 + x.long().clamp(max=T - 1)
+        if continuous:
+            return (T - x).clamp(min=T * torch.finfo(x.dtype).eps)  # above 0, whatever float32 rounds
+        return 1 + x.long().clamp(max=T - 1)
 
     @abstractmethod
     def positions(self, n: int, T: int, device: torch.device | str) -> Float[Tensor, " n"]:

@@ -30,4 +30,6 @@ class BlurNoise(GaussianDegradation):
         tau = (sigma_max * torch.sin(math.pi / 2 * u) ** 2) ** 2 / 2
         f = math.pi * torch.arange(size, dtype=torch.float64) / size
         kept = (1 - floor) * torch.exp(-(f[:, None] ** 2 + f**2) * tau[:, None, None]) + floor
-        super().__init__(signal=alpha_bar.sqrt()[:, None, None] * kept, noise=(1 - alpha_bar).sqrt(), basis=DCT(size=size))
+        super().__init__(
+            signal=alpha_bar.sqrt()[:, None, None] * kept, noise=(1 - alpha_bar).sqrt(), basis=DCT(size=size)
+        )

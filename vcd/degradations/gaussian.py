@@ -14,7 +14,6 @@ from vcd.levels import Levels, per_image
 from vcd.randomness import PerImage
 
 
-
 class Basis(nn.Module, ABC):
     """An orthonormal basis B of images."""
 

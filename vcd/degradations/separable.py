@@ -27,7 +27,9 @@ class SeparableLinear(Degradation):
     def __init__(self, table: Table, *, zero: float = BLACK):
         super().__init__(T=len(table) - 1)
         self.zero = zero
-        self.keeps_flat = bool(torch.allclose(table.double().sum(-1), table.new_ones(()).double()))  # flat images: any zero will do
+        self.keeps_flat = bool(
+            torch.allclose(table.double().sum(-1), table.new_ones(()).double())
+        )  # flat images: any zero will do
         self.register_buffer("table", table.float())
         self.register_buffer("row_sums", table.sum(-1).float())
         self.scalar = torch.equal(table, table[:, :1, :1] * torch.eye(table.shape[-1], dtype=table.dtype))

@@ -20,5 +20,7 @@ class Plain(Variational):
 
     def __init__(self, *, perturbation: Perturbation, **parts: Any):
         if not isinstance(perturbation, Unperturbed):
-            raise UserError("model=plain is trained on the true path: perturbation=none; rollouts make it model=vcd, noise model=vwd")
+            raise UserError(
+                "model=plain is trained on the true path: perturbation=none; rollouts make it model=vcd, noise model=vwd"
+            )
         super().__init__(perturbation=perturbation, **parts)

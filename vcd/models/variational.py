@@ -101,7 +101,9 @@ class Variational(Diffusion, ABC):
         active = self.active_units.compute()
         self.log("val/active_units", active.float().mean())
         if self.step > 1000 and not active.any():
-            log.warning("posterior collapse: no latent unit is in use at any level; try more perturbation.sigma or less model.beta")
+            log.warning(
+                "posterior collapse: no latent unit is in use at any level; try more perturbation.sigma or less model.beta"
+            )
         self.active_units.reset()
         super().on_validation_epoch_end()
 
@@ -110,7 +112,8 @@ class Variational(Diffusion, ABC):
         """Rate and distortion of the steps that the sampler takes, on the true path; and, where every step restores the
         level that it goes to, the bound on the density of the whole path."""
         D, dims = self.degradation, x0[0].numel()
-        eps, table, whole = D.draw(x0, randomness), [], 0.0
+        eps, whole = D.draw(x0, randomness), 0.0
+        table: list[dict[str, Any]] = []
         levels = self.sampler.grid(D.T)[:-1]
         self.active_units.reset()
         path = True
@@ -135,6 +138,12 @@ class Variational(Diffusion, ABC):
             "distortion_mse": Quantity(sum(row["distortion_mse"] for row in table), "lower", "all steps"),
         }
         if path:  # else the steps do not restore one another's states, and their sum bounds nothing
-            numbers["path_bound_bits_per_dim"] = Quantity(whole / dims, "lower", "bits per dimension of x_0, density of all steps")
-        protocol = {"decoder": f"Gaussian of variance beta/2 = {self.beta / 2:g}", "beta": self.beta, "levels": levels[::-1]}
+            numbers["path_bound_bits_per_dim"] = Quantity(
+                whole / dims, "lower", "bits per dimension of x_0, density of all steps"
+            )
+        protocol = {
+            "decoder": f"Gaussian of variance beta/2 = {self.beta / 2:g}",
+            "beta": self.beta,
+            "levels": levels[::-1],
+        }
         return Bound(numbers, protocol, {"steps": table})

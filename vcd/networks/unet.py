@@ -28,14 +28,16 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[float], attention: Sequence[int],
+        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[int | float], attention: Sequence[int],
         blocks: int, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
         injection: Callable[[Widths], Injection] | None = None, classes: int | None = None, context: int = 0,
     ):  # fmt: skip
         super().__init__()
         coarsest(size, mults, patch)
         if odd := [r for r in attention if not 0 <= r < len(mults)]:
-            raise UserError(f"network.unet.attention={list(attention)}: there is no resolution {odd[0]}; 0 to {len(mults) - 1} exist")
+            raise UserError(
+                f"network.unet.attention={list(attention)}: there is no resolution {odd[0]}; 0 to {len(mults) - 1} exist"
+            )
         self.size, self.channels, self.context, self.patch, self.classes = size, channels, context, patch, classes
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
@@ -62,7 +64,9 @@ class UNet(nn.Module):
         for resolution, mult in reversed(list(enumerate(mults))):
             for _ in range(blocks + 1):
                 c_out = int(dim * mult)
-                self.up.append(Stage(c_in=c + skips.pop(), c_out=c_out, attention=resolution in attention, **widths(emb)))
+                self.up.append(
+                    Stage(c_in=c + skips.pop(), c_out=c_out, attention=resolution in attention, **widths(emb))
+                )
                 c = c_out
             if resolution > 0:
                 self.up.append(Up(c))
@@ -75,13 +79,16 @@ class UNet(nn.Module):
         self, x_t: Float[Tensor, "b c h w"], t: Levels, s: Levels, condition: Condition = UNCONDITIONAL
     ) -> Float[Tensor, "b c h w"]:
         if x_t.shape[1] != self.channels:
-            raise UserError(f"the network has {self.channels} channels, the images {x_t.shape[1]}; set dataset.channels")
+            raise UserError(
+                f"the network has {self.channels} channels, the images {x_t.shape[1]}; set dataset.channels"
+            )
         inject, z = self.injection, condition.z
+        if z is None:
+            z = x_t.new_zeros(len(x_t), 0 if inject is None else inject.latent)
         emb = self.t_embedding(t) + self.s_embedding(s)
         if self.classes is not None and condition.label is not None:
             emb = emb + self.label_embedding(condition.label)
         if inject is not None:
-            z = x_t.new_zeros(len(x_t), inject.latent) if z is None else z
             emb = inject.embed(emb, z)
         h, skips = self._with_image(x_t, condition.image), []
         for i, layer in enumerate(self.down.layers):
@@ -97,17 +104,21 @@ class UNet(nn.Module):
             h = layer(h, skips[-1].shape[2:]) if isinstance(layer, Up) else layer(torch.cat([h, skips.pop()], 1), emb)
         return F.pixel_shuffle(self.out(silu(self.norm(h))), self.patch).float()
 
-    def _with_image(self, x_t: Float[Tensor, "b c h w"], image: Float[Tensor, "b c2 h w"] | None) -> Float[Tensor, "b c3 h w"]:
+    def _with_image(
+        self, x_t: Float[Tensor, "b c h w"], image: Float[Tensor, "b c2 h w"] | None
+    ) -> Float[Tensor, "b c3 h w"]:
         """x_t and the image of the condition, if the network reads one."""
         if not self.context:
             return x_t
         image = x_t.new_zeros(len(x_t), self.context, *x_t.shape[2:]) if image is None else image
         if image.shape[1] != self.context:
-            raise UserError(f"the network reads an image of {self.context} channels, not {image.shape[1]}; set network.unet.context")
+            raise UserError(
+                f"the network reads an image of {self.context} channels, not {image.shape[1]}; set network.unet.context"
+            )
         return torch.cat([x_t, image], 1)
 
 
-def down_widths(dim: int, mults: Sequence[float], blocks: int) -> list[int]:
+def down_widths(dim: int, mults: Sequence[int | float], blocks: int) -> list[int]:
     """The channels of every feature map of `DownPath`."""
     widths = [int(dim * mults[0])]
     for resolution, mult in enumerate(mults):
