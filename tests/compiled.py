@@ -28,7 +28,7 @@ def batch_of(model: Diffusion, n: int) -> Degraded:
 
 def train(model: Diffusion, teacher: Diffusion, batches: list[Degraded]) -> list[float]:
     """Losses of steps of Adam, from the same random numbers at every call."""
-    model.averaged = lambda: teacher
+    model.teacher = lambda live: model if live else teacher
     optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-3), []
     torch.manual_seed(0)
     for batch in batches:

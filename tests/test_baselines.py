@@ -8,14 +8,14 @@ from hydra.utils import instantiate
 from test_samplers import N, Ramp, Restorer, restorer, sample
 
 from vcd import checkpoints
-from vcd.batch import Degraded
+from vcd.batch import Condition, Degraded
 from vcd.cli import explain
 from vcd.degradations.noise import Noise
-from vcd.perturbations import Gaussian
 from vcd.predictions import Eps
 from vcd.randomness import PerImage
 from vcd.samplers import DDIM, Cold, Naive, Sequential
 from vcd.schedules import Cosine, Linear
+from vcd.spaces import Pixels
 from vcd.starts import Black, TrainSet
 
 pytestmark = pytest.mark.usefixtures("seed")
@@ -45,33 +45,31 @@ class Network:
     """Any function of (x_t, t): what matters is that both sides get the same outputs."""
 
     def __init__(self, D: Noise):
-        self.degradation, self.perturbation = D, Gaussian(sigma=0.0, delta=0.0, coherent=True)
-        self.prediction = Eps()
-        self.prediction.bind(D)
+        self.degradation, self.space, self.prediction = D, Pixels(), Eps()
 
     def eps(self, x, t):
         return torch.sin(0.5 * x + 0.01 * t) + 0.3 * x.roll(1, -1).tanh()
 
-    def restore(self, x, t, s, z):
-        return self.prediction.read(self.eps(x, t[0]), x, t, s)
+    def restore(self, x_t, t, s, condition):
+        return self.prediction.read(self.eps(x_t, t[0]), x_t, t, s, self.degradation)
 
 
 def exactly(schedule, T: int) -> Noise:
     """In float64, so that a loop of 1,000 steps shows the algorithm and not the rounding of either side."""
     D, alpha_bar = Noise(T=T, schedule=schedule), schedule.alpha_bar(T)
-    D.alpha_bar, D.sqrt_alpha_bar, D.sqrt_one_minus_alpha_bar = alpha_bar, alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    D.signal, D.noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     return D
 
 
 def with_our_table(scheduler, D: Noise):
     """Their betas are ours, to float32; then the same float64 table for both."""
-    torch.testing.assert_close(scheduler.alphas_cumprod, D.alpha_bar[1:].float(), rtol=1e-4, atol=1e-6)
-    scheduler.alphas_cumprod = D.alpha_bar[1:]
+    torch.testing.assert_close(scheduler.alphas_cumprod, D.signal[1:].square().float(), rtol=1e-4, atol=1e-6)
+    scheduler.alphas_cumprod = D.signal[1:] ** 2
     return scheduler
 
 
 def ours(D: Noise, sampler, x_T):
-    return sampler(Network(D), x_T, None, PerImage(0, range(N))).states.flip(0)
+    return sampler(Network(D), x_T, PerImage(0, range(N))).states.flip(0)
 
 
 def replay():
@@ -126,11 +124,11 @@ def test_ddim_with_eta_1_has_the_mean_and_variance_of_the_posterior():
     D = Noise(T=20, schedule=Cosine())
     model, n = restorer(D), 20_000
     for level, below in ((20, 15), (9, 8), (3, 1)):
-        a_t, a_s = D.alpha_bar[level].double(), D.alpha_bar[below].double()
+        a_t, a_s = D.signal[level].double() ** 2, D.signal[below].double() ** 2
         x, x0 = torch.randn(1, 1, 8, 8).expand(n, -1, -1, -1), model.x0[:1].expand(n, -1, -1, -1)
         one = Restorer(D, x0, torch.zeros_like(x0))
         t, s = torch.full((n,), level), torch.full((n,), below)
-        x_s, _ = DDIM(eta=1.0).step(one, x, t, s, None, torch.randn(n, 1, 8, 8))
+        x_s = DDIM(eta=1.0).step(one, x, t, s, Condition(), lambda: torch.randn(n, 1, 8, 8)).x
         a = a_t / a_s
         mean = (a_s.sqrt() * (1 - a) * x0[0] + a.sqrt() * (1 - a_s) * x[0]) / (1 - a_t)
         std = ((1 - a_s) / (1 - a_t) * (1 - a)).sqrt()
@@ -167,13 +165,13 @@ def test_one_shot_is_the_first_look(build):
     trajectory = model.sample(PerImage(0, range(3)))
     x_T = trajectory.states[-1]
     t = torch.full((3,), 5)
-    torch.testing.assert_close(trajectory.x0, model.network(x_T, t, torch.zeros_like(t), None))
+    torch.testing.assert_close(trajectory.x0, model.network(x_T, t, torch.zeros_like(t)))
 
 
 def test_fewer_states_can_be_kept_without_changing_the_samples():
     model = restorer(Ramp(T=20), error=0.1)
     x_T = model.degradation(model.x0, torch.full((N,), 20))
-    whole, ends, some = (Cold()(model, x_T, None, PerImage(0, range(N)), most=most) for most in (None, 2, 6))
+    whole, ends, some = (Cold()(model, x_T, PerImage(0, range(N)), keep=keep) for keep in (None, 2, 6))
     assert ends.levels.tolist() == [0, 20] and some.levels.tolist() == [0, 4, 8, 12, 16, 20]
     for few in (ends, some):
         assert torch.equal(few.states, whole.states[few.levels])
@@ -191,7 +189,7 @@ def test_fewer_states_can_be_kept_without_changing_the_samples():
         (["prediction=x0", "sampler=ddim"], ["degradation=noise", "cold"]),
         (["model=ddpm", "degradation=blur"], ["model=ddpm", "degradation=noise"]),
         (["model=ddpm", "degradation=black_noise", "prediction=x0"], ["noise"]),
-        (["model=ddpm", "prediction=xt", "sampler=sequential"], ["model=ddpm", "residual or x0"]),
+        (["model=ddpm", "prediction=xt", "sampler=sequential"], ["model=ddpm", "prediction=eps, v or x0"]),
         (["model=bansal", "prediction=xt", "sampler=sequential"], ["model=bansal", "prediction=x0"]),
         (["model=rissanen", "degradation=noise"], ["model=rissanen", "deterministic"]),
         (["model=rissanen", "prediction=x0"], ["model=rissanen", "prediction=xt or vxt"]),
@@ -222,12 +220,13 @@ def test_what_the_algorithm_box_says_of_the_defaults(compose, model):
     assert built.latents(PerImage(0, range(2))) is None and built.network.injection is None
 
 
-@pytest.mark.parametrize("prediction", ["residual", "x0"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
 def test_ddpm_descends_the_squared_error(build, prediction):
     model = build("model=ddpm", f"prediction={prediction}").eval()
     batch = batch_of(model)
-    out = model.network(batch.x_t, batch.t, torch.zeros_like(batch.t), None)
-    target = batch.eps if prediction == "residual" else batch.x0
+    out = model.network(batch.x_t, batch.t, torch.zeros_like(batch.t))
+    signal, noise = (table[batch.t].view(-1, 1, 1, 1) for table in (model.degradation.signal, model.degradation.noise))
+    target = {"eps": batch.eps, "v": signal * batch.eps - noise * batch.x0, "x0": batch.x0}[prediction]
     losses = model.losses(batch)
     torch.testing.assert_close(losses.total, (out - target).pow(2).mean())
     torch.testing.assert_close(losses.terms["loss"], (out - target).pow(2).mean((1, 2, 3)))
@@ -236,7 +235,7 @@ def test_ddpm_descends_the_squared_error(build, prediction):
 def test_bansal_descends_the_absolute_error(build):
     model = build("model=bansal").eval()
     batch = batch_of(model)
-    out = model.network(batch.x_t, batch.t, torch.zeros_like(batch.t), None)
+    out = model.network(batch.x_t, batch.t, torch.zeros_like(batch.t))
     torch.testing.assert_close(model.losses(batch).total, (out - batch.x0).abs().mean())
 
 
@@ -250,7 +249,7 @@ def test_rissanen_has_the_noise_inside_the_base_and_trains_every_level(build):
     torch.manual_seed(4)
     v = batch.x_t + 0.02 * torch.randn_like(batch.x_t)
     previous = model.degradation(batch.x0, batch.t - 1)
-    error = previous - (v + model.network(v, batch.t, batch.t - 1, None))
+    error = previous - (v + model.network(v, batch.t, batch.t - 1))
     torch.testing.assert_close(losses.terms["loss"], error.square().sum((1, 2, 3)))
     torch.testing.assert_close(losses.total, error.square().sum((1, 2, 3)).mean())
 
@@ -259,13 +258,13 @@ def test_rissanen_samples_as_in_its_algorithm_2(build):
     """u_K: blurred training image + delta eps; u_{k-1} = u_k + f(u_k, k) + delta eps; the mean at the last step."""
     model = build("model=rissanen", "T=4").eval()
     images = torch.rand(30, 1, 8, 8) * 2 - 1
-    model.start.fit([images])
+    model.start.fit([images], model.degradation)
     trajectory = model.sample(PerImage(3, range(4)))
     randomness = PerImage(3, range(4))
     u = model.start.sample(randomness) + 0.025 * randomness.normal(1, 8, 8)
     for k in (4, 3, 2, 1):
         t = torch.full((4,), k)
-        mean = u + model.network(u, t, t - 1, None)
+        mean = u + model.network(u, t, t - 1)
         torch.testing.assert_close(trajectory.states[k - 1], mean, rtol=0, atol=1e-5)
         u = mean + 0.025 * randomness.normal(1, 8, 8) if k > 1 else mean
 
@@ -276,18 +275,18 @@ def test_rissanen_samples_as_in_its_algorithm_2(build):
 def test_the_train_set_start_is_a_bounded_set_of_degraded_training_images(build):
     D = Ramp(T=6)
     start, images = TrainSet(channels=1, size=8, images=7), torch.rand(20, 1, 8, 8)
-    start.bind(D).fit(images.split(4))
+    start.fit(images.split(4), D)
     torch.testing.assert_close(start.x_T, D(images[:7], torch.full((7,), 6)))
     drawn = start.sample(PerImage(0, range(2000)))
     which = (drawn[:, None] - start.x_T).abs().flatten(2).amax(2).argmin(1)
     assert torch.equal(drawn, start.x_T[which]) and which.bincount(minlength=7).min() > 200
-    start.fit([images[:3]])  # fewer than asked for: each in turn
+    start.fit([images[:3]], D)  # fewer than asked for: each in turn
     torch.testing.assert_close(start.x_T[:6], D(images[:3], torch.full((3,), 6)).repeat(2, 1, 1, 1))
 
     model = build(
         "model=rissanen", "degradation=black_blur", "T=6", "start.images=9"
     )  # as the original's README had it
-    model.start.fit([images])
+    model.start.fit([images], model.degradation)
     assert len(model.start.x_T) == 9 and (model.start.x_T == -1).all()
     again = build("model=rissanen", "degradation=black_blur", "T=6", "start.images=9")
     again.load_state_dict(model.state_dict())
@@ -297,7 +296,7 @@ def test_the_noise_that_breaks_the_symmetry_is_really_there(build):
     x = Black(channels=1, size=8, noise=0.004).sample(PerImage(0, range(500)))
     assert (x + 1).std().item() == pytest.approx(0.004, rel=0.02)
     model = build("model=bansal", "kernel.T=3")
-    model.start.fit([torch.rand(40, 1, 8, 8) * 2 - 1])
+    model.start.fit([torch.rand(40, 1, 8, 8) * 2 - 1], model.degradation)
     x = model.start.sample(PerImage(0, range(500)))
     assert (x - x.mean((2, 3), keepdim=True)).std().item() == pytest.approx(0.004, rel=0.03)
     assert model.start.sample(PerImage(0, [7])).sub(x[7]).abs().max() < 1e-6
@@ -311,12 +310,12 @@ def test_a_model_without_latents_can_be_trained_on_its_own_rollouts(build):
     model = build("model=rissanen", "degradation=black_blur", "T=6", "perturbation=rollout", "perturbation.sigma=0.0")
     batch = batch_of(model)
     model.perturbation.true_share, model.perturbation.p, model.perturbation.p_warmup = 0.0, 0.0, 0.0
-    model.perturbation.most = None
+    model.perturbation.longest = None
     shown = model.train().shown(batch).network
     x = model.degradation(batch.x0, torch.full_like(batch.t, 6))
     for level in range(6, 1, -1):
         t = torch.full_like(batch.t, level)
-        x = model.restore(x, t, t - 1, None)
+        x = model.restore(x, t, t - 1)
         at = batch.t == level - 1
         torch.testing.assert_close(shown[at], x[at], rtol=0, atol=1e-4)
 

@@ -16,6 +16,7 @@ from vcd.batch import Degraded
 from vcd.cli import CONF
 from vcd.data.base import ImageData
 from vcd.degradations.base import Degradation
+from vcd.degradations.gaussian import GaussianDegradation
 from vcd.errors import UserError
 from vcd.models.base import Diffusion
 from vcd.runs import register_resolvers
@@ -25,16 +26,17 @@ ENTRIES = [path.stem for path in YAMLS if path.parent == CONF]
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 NEEDS = {
     ("dataset", "folder"): ["dataset.path=somewhere"],
-    ("prediction", "residual"): ["degradation=noise"],
+    **{("prediction", name): ["degradation=noise"] for name in ("eps", "v")},
+    ("perturbation", "none"): ["model=plain"],
+    **{("perturbation", name): ["model=vwd"] for name in ("gaussian", "gaussian_published")},
     **{("sampler", name): ["model=ddpm"] for name in ("ddim", "ancestral")},
     **{("sampler", name): ["prediction=x0"] for name in ("cold", "naive", "one_shot")},
 }
-PARTS = {("model", "parts"), ("model", "variational")}  # what others are made of; no model themselves
 
 
 def names(group: str) -> list[str]:
-    """What can be chosen; what lies deeper is part of these."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """What can be chosen; what lies deeper, or has an underscore in front, is part of these."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_"))
 
 
 @cache
@@ -99,7 +101,7 @@ def build(cfg: DictConfig, group: str, option: str) -> None:
             logger=False, accelerator="cpu", enable_progress_bar=False, **chosen
         )
         assert trainer.max_steps == cfg.trainer.max_steps
-    elif (group, option) not in PARTS:
+    else:
         if group == "experiment":  # at full size it is slow to build, and adds nothing
             cfg.network.unet.dim, cfg.network.encoder.latent = 8, 4
         model = checkpoints.build(cfg)
@@ -132,39 +134,33 @@ def test_experiments_change_the_keys_of_the_root_too(compose):
 # --- one step of every combination ------------------------------------------------------------------------------------
 
 MODELS, PREDICTIONS, DEGRADATIONS = names("model"), names("prediction"), names("degradation")
-MODELS = [m for m in MODELS if ("model", m) not in PARTS]
 
 
 @cache
 def shapes() -> dict[str, DictConfig]:
     """The data sets' settings, one of each kind: size, channels, T and kernel."""
     nodes = {name: OmegaConf.load(CONF / "dataset" / f"{name}.yaml") for name in names("dataset")}
-    kinds = {(n.size, n.channels, n.T, str(n.kernel), n.get("sigma_min")): name for name, n in nodes.items()}
+    kernels = {name: str(OmegaConf.load(CONF / "kernel" / f"{name}.yaml")) for name in nodes}
+    kinds = {(node.size, node.channels, node.T, kernels[name]): name for name, node in nodes.items()}
     return {name: nodes[name] for name in sorted(kinds.values())}
 
 
 @cache
-def degradation_config(name: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", [f"degradation={name}"])
-
-
-@cache
 def degradation_for(name: str, dataset: str) -> Degradation:
-    cfg = degradation_config(name).copy()
-    cfg.dataset = shapes()[dataset]
-    return instantiate(cfg.degradation)
+    needs = NEEDS.get(("dataset", dataset), [])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate(hydra.compose("train", [f"degradation={name}", f"dataset={dataset}", *needs]).degradation)
 
 
 def takes(model: str, prediction: str, D: Degradation) -> bool:
     """Whether the mathematics allows it."""
-    noise = hasattr(D, "alpha_bar")
+    noise = isinstance(D, GaussianDegradation)
     allowed = {
-        "ddpm": noise and prediction in ("residual", "x0"),
+        "ddpm": noise and prediction in ("eps", "v", "x0"),
         "bansal": prediction == "x0",
         "rissanen": not D.stochastic and prediction in ("xt", "vxt"),
     }
-    return allowed.get(model, True) and (noise or prediction != "residual")
+    return allowed.get(model, True) and (noise or prediction not in ("eps", "v"))
 
 
 def combinations() -> list:
@@ -183,7 +179,7 @@ def test_every_combination_takes_a_step(compose, model, prediction, dataset):
     cfg.dataset = shapes()[dataset]
     torch.manual_seed(0)
     n, served = 2, 0
-    cfg.sampler = compose(f"sampler={'cold' if prediction in ('x0', 'residual') else 'sequential'}").sampler
+    cfg.sampler = compose(f"sampler={'cold' if prediction in ('x0', 'eps', 'v') else 'sequential'}").sampler
     parts = {k: instantiate(v) if isinstance(v, DictConfig) else v for k, v in cfg.model.items() if k != "_target_"}
     for name in DEGRADATIONS:
         D = degradation_for(name, dataset)

@@ -33,7 +33,6 @@ from vcd.spaces import BLACK
 NAMES = sorted(path.stem for path in (CONF / "degradation").glob("*.yaml"))
 SETTINGS = [(8, 1, 1), (8, 3, 6), (28, 1, 6), (32, 3, 8)]  # size, channels, T
 N = 18  # images, twice every level of the largest T
-KERNEL = "{size: 5, padding: circular, sigma: {_target_: vcd.schedules.constant_sigma, _partial_: true, value: 2.0}}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,7 +46,7 @@ def one_thread():
 
 @cache
 def config(name: str, *overrides: str) -> DictConfig:
-    given = [f"+degradation={name}", "+schedule=cosine", "+T=6", "+dataset.size=28", f"+kernel={KERNEL}"]
+    given = [f"+degradation={name}", "+schedule=cosine", "+space=pixels", "+T=6", "+dataset=digits"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(overrides=[*given, *overrides])
 
@@ -76,7 +75,7 @@ def case(request):
     return build(name, size, T), smooth_images(N, channels, size)
 
 
-def test_all_nine_are_there():
+def test_all_of_them_are_there():
     parts = {"noise", "blur", "pixelate", "gaussian_blur"}
     assert parts | {"black"} | {f"black_{part}" for part in parts} <= set(NAMES)
 
@@ -112,7 +111,7 @@ def test_deterministic_where_it_says_so(case):
     if D.stochastic:
         with pytest.raises(ValueError, match=r"eps=degradation.draw"):
             D(x0, t)
-        seeded = [D.draw(x0, torch.Generator().manual_seed(3)) for _ in range(2)]
+        seeded = [D.draw(x0, PerImage(3, range(N))) for _ in range(2)]
         assert torch.equal(*seeded) and seeded[0].shape == x0.shape
     else:
         assert torch.equal(D(x0, t), D(x0, t, torch.randn_like(x0)))
@@ -149,7 +148,7 @@ def test_float32_under_autocast_and_from_half(case):
 
 def test_severity_never_decreases(case):
     D, x0 = case
-    severity = measure(D, x0, torch.Generator().manual_seed(0))
+    severity = measure(D, x0, PerImage(0, range(N)))
     assert severity.distance[0] == 0 and severity.kept[0] == 1
     assert (severity.kept.diff() <= 1e-6).all()
     assert severity.kept[-1] < 0.5
@@ -305,7 +304,7 @@ def test_separable_parts_are_fused_and_keep_their_order():
 def test_noise_has_the_moments_of_ddpm():
     D, n = build("noise"), 20000
     x0 = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4).expand(n, 1, 4, 4)
-    eps = D.draw(x0, torch.Generator().manual_seed(0))
+    eps = D.draw(x0, PerImage(0, range(len(x0))))
     for t, kept in enumerate(schedules.Cosine().alpha_bar(6).tolist()):
         x_t = D(x0, torch.full((n,), t), eps).double()
         torch.testing.assert_close(x_t.mean(0), math.sqrt(kept) * x0[0].double(), rtol=0, atol=0.04)
@@ -315,7 +314,7 @@ def test_noise_has_the_moments_of_ddpm():
 @pytest.mark.parametrize("name", ["noise", "black_noise"])
 def test_infer_finds_the_noise(name):
     D, x0 = build(name), smooth_images(70, 1, 28)
-    t, eps = levels(70, 6), D.draw(x0, torch.Generator().manual_seed(0))
+    t, eps = levels(70, 6), D.draw(x0, PerImage(0, range(len(x0))))
     found = D.infer(D(x0, t, eps), x0, t)
     inside = (t > 0) & (t < 6 if name == "black_noise" else True)
     torch.testing.assert_close(found[inside], eps[inside], rtol=0, atol=2e-5)
@@ -327,7 +326,7 @@ def test_infer_behind_blur_leads_to_the_same_image():
     """Blur loses eps, so that another one is found; it must lead to the same x_t, up to what blur damps below 1e-3."""
     noise, blur = build("noise", 8), build("blur", 8)
     D, x0 = Compose(parts={"blur first": build("pixelate", 8), "noise": noise, "blur": blur}), smooth_images(14, 1, 8)
-    t, eps = levels(14, 6), D.draw(x0, torch.Generator().manual_seed(0))
+    t, eps = levels(14, 6), D.draw(x0, PerImage(0, range(len(x0))))
     x_t = D(x0, t, eps)
     torch.testing.assert_close(D(x0, t, D.infer(x_t, x0, t)), x_t, rtol=0, atol=2e-3)
 

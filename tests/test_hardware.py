@@ -31,34 +31,34 @@ def batch_of(model, n: int, channels: int = 1, size: int = 8) -> Degraded:
 
 
 @pytest.fixture
-def vwd(compose):
-    return checkpoints.build(compose(*TINY, "model=vwd", "perturbation=none"))
+def model(compose):
+    return checkpoints.build(compose(*TINY, "model=plain"))
 
 
-def test_what_autograd_keeps_is_counted_once_and_without_the_weights(vwd, monkeypatch):
+def test_what_autograd_keeps_is_counted_once_and_without_the_weights(model, monkeypatch):
     """A layer whose backward pass needs its input and nothing else: n x 64 numbers."""
     layer = nn.Linear(64, 32, bias=False)
-    monkeypatch.setattr(vwd, "losses", lambda batch: Losses(layer(batch.x0.flatten(1) * 1.0).sum(), {}))
-    vwd.weights = layer  # weights of the model, which are there anyway
-    found = memory.estimate(vwd, batch_of(vwd, 2))
+    monkeypatch.setattr(model, "losses", lambda batch: Losses(layer(batch.x0.flatten(1) * 1.0).sum(), {}))
+    model.weights = layer  # weights of the model, which are there anyway
+    found = memory.estimate(model, batch_of(model, 2))
     assert found.an_image == round(memory.BACKWARD * 64 * 4)
-    assert found.fixed == 5 * 4 * sum(p.numel() for p in vwd.parameters())
+    assert found.fixed == 5 * 4 * sum(p.numel() for p in model.parameters())
 
 
-def test_the_estimate_is_the_same_for_every_batch(vwd):
-    batch = batch_of(vwd, 24)
-    found = memory.estimate(vwd, batch)
-    kept = memory._kept(vwd, batch, 24)
+def test_the_estimate_is_the_same_for_every_batch(model):
+    batch = batch_of(model, 24)
+    found = memory.estimate(model, batch)
+    kept = memory._kept(model, batch, 24)
     assert 24 * found.an_image == pytest.approx(memory.BACKWARD * kept, rel=0.05)
 
 
-def test_an_estimate_changes_nothing(vwd):
-    batch = batch_of(vwd.eval(), 2)
-    before, state = copy.deepcopy(vwd.state_dict()), torch.get_rng_state()
-    memory.estimate(vwd, batch)
-    assert torch.equal(torch.get_rng_state(), state) and not vwd.training
-    assert all(torch.equal(value, before[name]) for name, value in vwd.state_dict().items())
-    assert all(p.grad is None for p in vwd.parameters())
+def test_an_estimate_changes_nothing(model):
+    batch = batch_of(model.eval(), 2)
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    memory.estimate(model, batch)
+    assert torch.equal(torch.get_rng_state(), state) and not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_the_largest_batch_leaves_a_tenth_free():
@@ -107,13 +107,13 @@ def test_what_lightning_or_slurm_does_not_agree_to_is_one_sentence(monkeypatch):
     assert hardware.trainer(accelerator="cpu", devices=1).num_devices == 1
 
 
-def test_compiling_without_a_compiler_is_one_sentence(vwd, monkeypatch):
+def test_compiling_without_a_compiler_is_one_sentence(model, monkeypatch):
     def missing():
         raise InvalidCxxCompiler
 
     monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", missing)
     with pytest.raises(UserError, match=r"trainer.compile=true needs a C\+\+ compiler"):
-        compile_in_place(vwd)
+        compile_in_place(model)
 
 
 @pytest.mark.long
@@ -132,35 +132,35 @@ def test_a_run_says_what_it_takes_and_goes_on_in_the_precision_it_began_with(com
     assert again.returncode == 0 and f"precision: {chosen} (as the run began)" in again.stdout, again.stderr
 
 
-def test_gradients_are_clipped_in_bf16_before_the_fused_step(vwd):
+def test_gradients_are_clipped_in_bf16_before_the_fused_step(model):
     from pytorch_lightning.plugins.precision import MixedPrecision
 
-    (optimizer,), _ = vwd.configure_optimizers()
+    (optimizer,), _ = model.configure_optimizers()
     assert optimizer.defaults["fused"]
-    vwd.losses(batch_of(vwd, 4)).total.backward()
+    model.losses(batch_of(model, 4)).total.backward()
     MixedPrecision("bf16-mixed", "cpu").clip_gradients(optimizer, 0.01)
-    norm = torch.stack([p.grad.norm() for p in vwd.parameters() if p.grad is not None]).norm()
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     assert norm <= 0.0101
 
 
-def test_the_fused_step_is_adam(vwd):
+def test_the_fused_step_is_adam(model):
     """Whatever layout feature maps, and with them gradients, have: a fused step on tensors that lie otherwise is wrong."""
-    before, other, batch = copy.deepcopy(vwd), copy.deepcopy(vwd), batch_of(vwd, 16)
-    (fused,), _ = vwd.configure_optimizers()
+    before, other, batch = copy.deepcopy(model), copy.deepcopy(model), batch_of(model, 16)
+    (fused,), _ = model.configure_optimizers()
     group = fused.param_groups[0] | {"lr": 3e-3}  # past the warm-up
     fused.param_groups[0]["lr"] = group["lr"]
     plain = torch.optim.Adam(other.parameters(), lr=group["lr"], betas=group["betas"], eps=group["eps"], foreach=False)
     for _ in range(3):
         fused.zero_grad()
-        vwd.losses(batch).total.backward()
-        for mine, theirs in zip(vwd.parameters(), other.parameters(), strict=True):
+        model.losses(batch).total.backward()
+        for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
             theirs.grad = mine.grad if mine.grad is None else mine.grad.contiguous().clone()
         fused.step()
         plain.step()
-    for (name, mine), theirs in zip(vwd.named_parameters(), other.parameters(), strict=True):
+    for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6, msg=name)
     assert (
-        max(float((a - b).detach().abs().max()) for a, b in zip(vwd.parameters(), before.parameters(), strict=True))
+        max(float((a - b).detach().abs().max()) for a, b in zip(model.parameters(), before.parameters(), strict=True))
         > 5e-3
     )
 

@@ -27,7 +27,9 @@ T, LATENT = 6, 5
 pytestmark = pytest.mark.usefixtures("seed")
 
 
-def unet(size: int = 8, channels: int = 1, inject: Callable[[injection.Widths], injection.Injection] | None = None, **changes) -> UNet:
+def unet(
+    size: int = 8, channels: int = 1, inject: Callable[[injection.Widths], injection.Injection] | None = None, **changes
+) -> UNet:
     options = {"T": T, "dim": 8, "mults": [1, 2], "attention": [1], "blocks": 1, **changes}
     return UNet(size=size, channels=channels, injection=inject, **options)
 

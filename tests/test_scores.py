@@ -149,7 +149,8 @@ def test_gaussian_data_come_back_with_their_variance(sampler, schedule):
     D = Noise(T=400, schedule=schedule)
     std = math.sqrt(D.signal[-1].item() ** 2 * v + D.noise[-1].item() ** 2)
     x = sampler(Optimal(D, v), std * torch.randn(n, 1, size, size), PerImage(0, range(n)), keep=2).x0
-    assert x.var().item() == pytest.approx(v, rel=0.08)
+    bias = 0.12 if getattr(sampler, "corrections", 0) else 0.06  # of a Langevin step as large as snr=0.16 makes it
+    assert x.var().item() == pytest.approx(v, rel=bias)
     assert abs(x.mean().item()) < 0.02
 
 
@@ -424,7 +425,7 @@ def test_the_gradient_of_learned_ends_against_finite_differences(compose):
     model = vdm(compose, "T=50", "gamma=learned_linear")
     model.network = Posterior(model, 0.3)
     t = 50 * (1 - torch.arange(64) / 64)
-    x0, eps = math.sqrt(0.3) * torch.randn(64, 1, 4, 4), torch.randn(64, 1, 4, 4)
+    x0, eps = Bins().encode(torch.randint(256, (64, 1, 4, 4)).byte()), torch.randn(64, 1, 4, 4)
     batch = Degraded(x0, t, torch.zeros_like(t), x0, x0, eps, torch.zeros(64).long())
 
     def prior_and_reconstruction():

@@ -11,10 +11,11 @@ from torch.distributions import Normal, kl_divergence
 from vcd import checkpoints
 from vcd.annealing import kl_weight
 from vcd.batch import Condition, Degraded
+from vcd.callbacks.ema import EMA
 from vcd.data.datamodule import DegradationDataModule
 from vcd.data.digits import Digits
-from vcd.monitoring import ActiveUnits, PerLevel
 from vcd.models.variational import Variational
+from vcd.monitoring import ActiveUnits, PerLevel
 from vcd.priors import Independent, Shared
 
 pytestmark = pytest.mark.usefixtures("seed")
@@ -107,7 +108,9 @@ def test_validation_weighs_the_kl_fully_and_stays_on_the_true_path(build):
     losses = model.losses(batch)
     torch.testing.assert_close(losses.total, losses.terms["loss"].mean(), rtol=1e-6, atol=0)
     q = model.encoder(batch.x_t, batch.x_s, batch.t, batch.s)
-    torch.testing.assert_close(losses.terms["kl_bits"], model.prior.kl(q, batch.x_t, batch.t) / math.log(2), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        losses.terms["kl_bits"], model.prior.kl(q, batch.x_t, batch.t) / math.log(2), rtol=1e-6, atol=0
+    )
 
 
 def test_vcd_is_trained_on_the_states_of_its_own_rollout(build):
@@ -127,12 +130,26 @@ def test_vcd_is_trained_on_the_states_of_its_own_rollout(build):
     torch.testing.assert_close(losses.terms["reconstruction_sse"], expected, rtol=1e-5, atol=0)
 
 
-def test_the_teacher_is_the_average_once_it_is_warm(build):
+def test_the_teacher_is_the_average_once_it_is_warm(build, tmp_path):
     model = build("model=vcd", "perturbation=rollout")
+    assert model.averaged is None
     assert model.teacher(live=True) is model and model.teacher(live=False) is model
-    average = build("model=vcd", "perturbation=rollout")
-    model.averaged = lambda: average
-    assert model.teacher(live=True) is model and model.teacher(live=False) is average
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            average = module.averaged
+            assert module.teacher(live=True) is module and module.teacher(live=False) is average is not module
+            pairs = zip(module.parameters(), average.parameters(), strict=True)
+            away.append(max((mine - mean).abs().max().item() for mine, mean in pairs))
+
+    away: list[float] = []
+    data = DegradationDataModule(dataset=Digits(size=8, channels=1), degradation=model.degradation,
+                                 prediction=model.prediction, batch_size=8, steps=4, flip=False, seed=0)  # fmt: skip
+    trainer = L.Trainer(max_steps=4, accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path,
+                        callbacks=[EMA(decay=0.9), Watch()], limit_val_batches=0, enable_progress_bar=False,
+                        enable_model_summary=False)  # fmt: skip
+    trainer.fit(model, data)
+    assert away[0] == 0 and away[-1] > 0  # it follows
 
 
 def test_gradients_reach_network_and_encoder(build):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -14,8 +14,9 @@ Self = TypeVar("Self", "Condition", "Degraded")
 
 
 def _take(batch: Self, rows: Rows) -> Self:
-    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return replace(batch, **{name: None if value is None else value[rows] for name, value in parts.items()})
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    parts: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
+    return replace(batch, **parts)
 
 
 @dataclass(frozen=True)

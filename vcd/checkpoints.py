@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from vcd import __version__
 from vcd.errors import UserError
+from vcd.migrations import migrate_config, migrate_state
 from vcd.models.base import Diffusion
 
-CONFIG = "vcd_config"  # where the resolved config of the run stands in a checkpoint
+CONFIG = "vcd_config"  # in a checkpoint: the resolved config of its run
+WEIGHTS = ("state_dict", "current_model_state")  # averaged, or the only ones; and those in training
+VERSION = "vcd_version"  # and the version that wrote it; 0.1 wrote none
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -54,9 +59,29 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError) as error:
         raise UserError(f"ckpt={path} is damaged, or no checkpoint at all; take another one") from error
-    if not isinstance(checkpoint, dict) or CONFIG not in checkpoint:
+    version = checkpoint.get(VERSION, "0.1") if isinstance(checkpoint, dict) else None
+    ours = isinstance(version, str) and re.match(r"\d+\.\d+(\.|$)", version)
+    if not ours or not isinstance(checkpoint.get(CONFIG), dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"ckpt={path} was not written by vcd.train; take the last.ckpt of a run folder")
+    if _release(version) > _release(__version__):
+        raise UserError(f"ckpt={path} was written by vcd {version}, and this is {__version__}: update vcd to use it")
+    return _migrated(checkpoint, version)
+
+
+def _migrated(checkpoint: dict[str, Any], version: str) -> dict[str, Any]:
+    """The checkpoint in today's form."""
+    if _release(version) < _release(__version__):
+        checkpoint[CONFIG] = migrate_config(checkpoint[CONFIG])
+        for weights in WEIGHTS:
+            if weights in checkpoint:
+                checkpoint[weights] = migrate_state(checkpoint[weights])
+        checkpoint[VERSION] = __version__
     return checkpoint
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """What decides the form of a checkpoint: (0, 2) of 0.2.1."""
+    return tuple(int(number) for number in version.split(".")[:2])
 
 
 def build(cfg: DictConfig) -> Diffusion:
@@ -96,7 +121,7 @@ def store_buffers(path: str | Path, model: Diffusion) -> None:
     checkpoint = read(path)
     state, buffers = model.state_dict(), dict(model.named_buffers())
     fitted = {name: state[name].cpu() for name in state if name in buffers}
-    for weights in ("state_dict", "current_model_state"):
+    for weights in WEIGHTS:
         if weights in checkpoint:
             checkpoint[weights].update(fitted)
     AtomicCheckpointIO().save_checkpoint(checkpoint, path)

@@ -16,7 +16,7 @@ def trainer_of(module: L.LightningModule) -> L.Trainer | None:
 
 def average_of(trainer: L.Trainer | None) -> nn.Module | None:
     """The averaged weights of a training under way; Lightning keeps them in the callback."""
-    callbacks = [] if trainer is None else trainer.callbacks
+    callbacks = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
     for callback in callbacks:
         if isinstance(callback, WeightAveraging) and callback._average_model is not None:
             return callback._average_model.module
@@ -25,4 +25,4 @@ def average_of(trainer: L.Trainer | None) -> nn.Module | None:
 
 def allow_clipping(optimizer: torch.optim.Optimizer) -> None:
     """Let Lightning clip gradients before a fused step: bf16 has no gradient scaler that could be in the way."""
-    optimizer._step_supports_amp_scaling = False
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]

@@ -31,7 +31,9 @@ class Even(LevelSampler, ABC):
 
     def draw(self, n: int, D: Graded, device: torch.device | str = "cpu") -> Levels:
         x = self.positions(n, D.T, device)
-        return D.T - x if D.continuous else 1 + x.long().clamp(max=D.T - 1)
+        if D.continuous:
+            return (D.T - x).clamp(min=D.T * torch.finfo(x.dtype).eps)  # above 0, whatever float32 rounds
+        return 1 + x.long().clamp(max=D.T - 1)
 
     @abstractmethod
     def positions(self, n: int, T: int, device: torch.device | str) -> Float[Tensor, " n"]:

@@ -5,6 +5,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
+from vcd.levels import Levels
+
+
+def _index(t: Levels) -> Int[Tensor, " b"]:
+    """t - 1; a real t counts to the next whole level."""
+    return t.ceil().long() - 1
+
 
 class PerLevel(Metric):
     """Means of named terms over all levels and at every level; above 32 levels, in 16 equal groups of levels.
@@ -13,6 +20,7 @@ class PerLevel(Metric):
     """
 
     full_state_update = False
+    count: Tensor
 
     def __init__(self, *, T: int):
         super().__init__()
@@ -20,8 +28,8 @@ class PerLevel(Metric):
         self.terms: list[str] = []
         self.add_state("count", torch.zeros(self.groups, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, terms: dict[str, Float[Tensor, " b"]], t: Int[Tensor, " b"]) -> None:
-        group = (t.ceil().long() - 1).clamp(min=0) * self.groups // self.T
+    def update(self, terms: dict[str, Float[Tensor, " b"]], t: Levels) -> None:
+        group = _index(t) * self.groups // self.T
         self.count.index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
         for name, values in terms.items():
             if name not in self.terms:
@@ -66,6 +74,9 @@ class ActiveUnits(Metric):
 
     full_state_update = False
     threshold = 0.01
+    sum: Tensor
+    square: Tensor
+    count: Tensor
 
     def __init__(self, *, T: int, latent: int):
         super().__init__()
@@ -73,11 +84,11 @@ class ActiveUnits(Metric):
             self.add_state(name, torch.zeros(T, latent, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros(T, 1, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, mean: Float[Tensor, "b d"], t: Int[Tensor, " b"]) -> None:
-        mean = mean.detach().double()
-        self.sum.index_add_(0, t - 1, mean)
-        self.square.index_add_(0, t - 1, mean**2)
-        self.count.index_add_(0, t - 1, torch.ones(len(t), 1, dtype=torch.float64, device=mean.device))
+    def update(self, mean: Float[Tensor, "b d"], t: Levels) -> None:
+        mean, index = mean.detach().double(), _index(t)
+        self.sum.index_add_(0, index, mean)
+        self.square.index_add_(0, index, mean**2)
+        self.count.index_add_(0, index, torch.ones(len(t), 1, dtype=torch.float64, device=mean.device))
 
     def compute(self) -> Int[Tensor, " T"]:
         """The number of active units at every level."""

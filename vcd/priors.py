@@ -89,6 +89,11 @@ class Mixture(Prior):
     small data sets being gone through more than once.
     """
 
+    units: Tensor
+    weights: Tensor
+    means: Tensor
+    factors: Tensor
+
     def __init__(self, *, latent: int, components: int, images: int):
         super().__init__(latent=latent)
         self.components, self.images = components, images

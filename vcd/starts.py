@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -69,6 +69,10 @@ class NormalStart(Start):
 class GMM(Start):
     """Flat images whose channel means follow a Gaussian mixture fitted on the training set (Bansal et al. 2022, 5.2)."""
 
+    weights: Tensor
+    means: Tensor
+    factors: Tensor
+
     def __init__(self, *, channels: int, size: int, components: int = 1, noise: Number = 0.0):
         super().__init__(channels=channels, size=size, noise=noise)
         self.components = components
@@ -96,6 +100,8 @@ class GMM(Start):
 class TrainSet(Start):
     """Training images degraded to level T, as Rissanen et al. 2022 (arXiv:2206.13397) start: a fixed number is kept."""
 
+    x_T: Tensor
+
     def __init__(self, *, channels: int, size: int, images: int, noise: Number = 0.0):
         super().__init__(channels=channels, size=size, noise=noise)
         if images < 1:
@@ -117,11 +123,11 @@ class TrainSet(Start):
         return self.x_T[(randomness.uniform() * len(self.x_T)).long()]
 
 
-def natural(degradation: Degradation, *, channels: int, size: int, noise: float = 0.0, zero: float = BLACK) -> Start:
+def natural(degradation: Degradation, *, channels: int, size: int, noise: Number = 0.0, zero: float = BLACK) -> Start:
     """The start that D(., T) asks for: black where it makes everything black, normal where it is noise, else channel means."""
     probe = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     end = degradation(probe, torch.full((2,), degradation.T), degradation.draw(probe, PerImage(0, range(2))))
-    shape = dict(channels=channels, size=size, noise=noise)
+    shape: dict[str, Any] = dict(channels=channels, size=size, noise=noise)
     if torch.all((end - zero).abs() < 1e-6):
         return Black(**shape, zero=zero)
     if isinstance(degradation, GaussianDegradation) and not degradation.fades:

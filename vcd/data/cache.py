@@ -69,7 +69,7 @@ def build_cache(folder: Path, files: Files, groups: Sequence[Sequence[str]], sha
                     continue
                 pixels, remarks = result
                 odd.update(remarks)
-                checksum = zlib.crc32(pixels, checksum)
+                checksum = zlib.crc32(pixels.data, checksum)
                 out.write(pixels.data)
             if len(broken) == len(paths):
                 first, why = next(iter(broken.items()))
@@ -89,10 +89,12 @@ def _summary(odd: Mapping[str, int]) -> str:
     return "; of these " + ", ".join(f"{n} {what}" for what, n in sorted(odd.items())) if odd else ""
 
 
-def _decoded(files: Files, paths: Sequence[str], shape: tuple[int, int, int]) -> Iterator[tuple[str, object]]:
+def _decoded(
+    files: Files, paths: Sequence[str], shape: tuple[int, int, int]
+) -> Iterator[tuple[str, tuple[np.ndarray, list[str]] | Exception]]:
     """(path, (pixels, remarks) or the exception) in order, a few hundred at a time so that Ctrl-C is prompt."""
 
-    def work(path: str):
+    def work(path: str) -> tuple[np.ndarray, list[str]] | Exception:
         try:
             return decode(files.read(path), shape[1], shape[0])
         except Exception as error:  # noqa: BLE001  a broken file may raise anything

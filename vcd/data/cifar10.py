@@ -7,7 +7,7 @@ import tarfile
 import tempfile
 import zlib
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -74,11 +74,11 @@ def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 class _Plain(pickle.Unpickler):
     """Reads arrays and plain values only: a pickle of unknown origin cannot run code."""
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
             return getattr(np, name)
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np._core.multiarray._reconstruct
+            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes into an old pickle
             return str.encode
         raise pickle.UnpicklingError(f"it refers to {module}.{name}")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as L
@@ -100,7 +101,7 @@ class DegradationDataModule(L.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     @torch.no_grad()
-    def on_after_batch_transfer(self, batch: dict[str, Tensor | int], dataloader_idx: int) -> Degraded:
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Degraded:
         """Batches of the validation loader bring their own t and seed; the others are training batches."""
         images, D = batch["images"], self.degradation
         if "t" in batch:

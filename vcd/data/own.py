@@ -1,5 +1,7 @@
 """The user's own images, brought to the form a model was trained on."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,13 +25,13 @@ def read(places: str | list[str], *, size: int, channels: int, key: str) -> Floa
         if not path.exists():
             raise UserError(f"{key}={place}: there is no such file or folder")
         if path.is_file() and path.suffix.lower() != ".zip":
-            found = {path.name: path.read_bytes}
+            found: dict[str, Callable[[], bytes]] = {path.name: path.read_bytes}
         else:
             try:
                 files = open_files(path)
             except UserError as error:
                 raise UserError(f"{key}={place} is neither an image, a folder nor a readable zip") from error
-            found = {f.path: lambda name=f.path, files=files: files.read(name) for f in files.listing()}
+            found = {f.path: partial(files.read, f.path) for f in files.listing()}
         if not found:
             raise UserError(f"{key}={place} is an empty folder")
         for name, content in found.items():

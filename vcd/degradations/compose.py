@@ -1,7 +1,7 @@
 """One degradation after another."""
 
 from collections.abc import Iterable, Mapping
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import nn
@@ -35,8 +35,8 @@ class Compose(Degradation):
         self.undo: nn.ModuleList | None = None
         if random:
             self.at = next(i for i, stage in enumerate(self.stages) if stage.stochastic)
-            after = self.stages[self.at + 1 :]
-            if all(isinstance(stage, SeparableLinear) for stage in after):
+            after = [stage for stage in self.stages[self.at + 1 :] if isinstance(stage, SeparableLinear)]
+            if len(after) == len(self.stages) - self.at - 1:
                 # what is damped below 1e-3 on either side is given up: float32 could not bring it back
                 self.undo = nn.ModuleList(
                     _Table(torch.linalg.pinv(s.table.double(), rtol=1e-3), zero=s.zero) for s in after
@@ -47,7 +47,12 @@ class Compose(Degradation):
         return self._through(self.stages, x0, t, eps)
 
     def draw(self, x0: Images, randomness: PerImage | None = None) -> Images | None:
-        return self.stages[self.at].draw(x0, randomness) if self.stochastic else None
+        return self.random.draw(x0, randomness) if self.stochastic else None
+
+    @property
+    def random(self) -> Degradation:
+        """The stage that is random."""
+        return cast(Degradation, self.stages[self.at])
 
     def infer(self, x_t: Images, x0: Images, t: Levels) -> Images | None:
         """The smallest eps that leads from x0 to x_t: the parts behind the random one are undone by least squares.
@@ -58,16 +63,16 @@ class Compose(Degradation):
             return None
         if self.undo is None:
             raise UserError("the noise cannot be read behind a part that is not separable; put the noise last in parts")
-        part, after = self.stages[self.at], self.stages[self.at + 1 :]
+        part, after = self.random, self.stages[self.at + 1 :]
         x = self._through(self.stages[: self.at], x0, t, None)
         y = part(x, t, torch.zeros_like(x))
         left = x_t - self._through(after, y, t, None)
         for inverse in reversed(self.undo):
-            left = inverse.linear(left, t)
+            left = cast(SeparableLinear, inverse).linear(left, t)
         return part.infer(y + left, x, t)
 
     @staticmethod
-    def _through(stages: Iterable[Degradation], x: Images, t: Levels, eps: Images | None) -> Images:
+    def _through(stages: Iterable[nn.Module], x: Images, t: Levels, eps: Images | None) -> Images:
         for stage in stages:
             x = stage(x, t, eps)
         return x

@@ -106,7 +106,8 @@ class Diffusion(L.LightningModule, ABC):
     @property
     def averaged(self) -> "Diffusion | None":
         """The model with the averaged weights, in a training that keeps them."""
-        return compat.average_of(compat.trainer_of(self))
+        average = compat.average_of(compat.trainer_of(self))
+        return average if isinstance(average, Diffusion) else None
 
     def teacher(self, live: bool) -> "Diffusion":
         """Who rolls out: these weights, or the averaged ones."""
@@ -134,11 +135,15 @@ class Diffusion(L.LightningModule, ABC):
         return losses.total
 
     def on_train_batch_end(self, *_: Any) -> None:
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        if self.global_step % self._log_every == 0:
             self._log_levels("train")
 
+    @property
+    def _log_every(self) -> int:
+        return self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        if self.global_step % self.trainer.log_every_n_steps:
+        if self.global_step % self._log_every:
             checkpoint["levels"] = self.levels.pack()
         else:  # logged right after this, if nothing happens in between
             checkpoint[REPORT] = {name: float(value) for name, value in self._report("train").items()}

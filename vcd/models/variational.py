@@ -112,7 +112,8 @@ class Variational(Diffusion, ABC):
         """Rate and distortion of the steps that the sampler takes, on the true path; and, where every step restores the
         level that it goes to, the bound on the density of the whole path."""
         D, dims = self.degradation, x0[0].numel()
-        eps, table, whole = D.draw(x0, randomness), [], 0.0
+        eps, whole = D.draw(x0, randomness), 0.0
+        table: list[dict[str, Any]] = []
         levels = self.sampler.grid(D.T)[:-1]
         self.active_units.reset()
         path = True

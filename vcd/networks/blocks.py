@@ -171,7 +171,7 @@ class DownPath(nn.Module):
     """
 
     def __init__(
-        self, *, c_in: int, dim: int, mults: Sequence[float], attention: Sequence[int], blocks: int, emb: int,
+        self, *, c_in: int, dim: int, mults: Sequence[int | float], attention: Sequence[int], blocks: int, emb: int,
         dropout: float, film: bool, heads: int, patch: int,
     ):  # fmt: skip
         super().__init__()
@@ -197,7 +197,7 @@ class DownPath(nn.Module):
         return maps
 
 
-def coarsest(size: int, mults: Sequence[float], patch: int) -> int:
+def coarsest(size: int, mults: Sequence[int | float], patch: int) -> int:
     """Side of the coarsest feature map; UserError where the image has no such patches or cannot be halved that often."""
     if patch < 1 or size % patch:
         raise UserError(f"network.unet.patch={patch} does not divide the side of the images, dataset.size={size}")

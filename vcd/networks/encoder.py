@@ -19,7 +19,7 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[float], attention: Sequence[int],
+        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[int | float], attention: Sequence[int],
         blocks: int, latent: int, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
         width: float = 0.5,
     ):  # fmt: skip

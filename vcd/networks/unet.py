@@ -33,7 +33,7 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[float], attention: Sequence[int],
+        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[int | float], attention: Sequence[int],
         blocks: int, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
         injection: Callable[[Widths], Injection] | None = None, classes: int | None = None, context: int = 0,
         fourier: Sequence[int] = (), residual: bool = False,
@@ -57,7 +57,13 @@ class UNet(nn.Module):
         if self.injection is not None:
             emb += self.injection.extra
         self.down = DownPath(
-            c_in=channels, dim=dim, mults=mults, attention=attention, blocks=blocks, patch=patch, **widths(emb)
+            c_in=channels * (1 + 2 * len(self.fourier)) + context,
+            dim=dim,
+            mults=mults,
+            attention=attention,
+            blocks=blocks,
+            patch=patch,
+            **widths(emb),
         )
         c = self.down.channels[-1]
         self.middle = nn.ModuleList(
@@ -90,11 +96,12 @@ class UNet(nn.Module):
                 f"the network has {self.channels} channels, the images {x_t.shape[1]}; set dataset.channels"
             )
         inject, z = self.injection, condition.z
+        if z is None:
+            z = x_t.new_zeros(len(x_t), 0 if inject is None else inject.latent)
         emb = self.t_embedding(t) + self.s_embedding(s)
         if self.classes is not None and condition.label is not None:
             emb = emb + self.label_embedding(condition.label)
         if inject is not None:
-            z = x_t.new_zeros(len(x_t), inject.latent) if z is None else z
             emb = inject.embed(emb, z)
         h, skips = self._read(x_t, condition.image), []
         for i, layer in enumerate(self.down.layers):
@@ -130,7 +137,7 @@ class UNet(nn.Module):
         return torch.cat(parts, 1) if len(parts) > 1 else x_t
 
 
-def down_widths(dim: int, mults: Sequence[float], blocks: int) -> list[int]:
+def down_widths(dim: int, mults: Sequence[int | float], blocks: int) -> list[int]:
     """The channels of every feature map of `DownPath`."""
     widths = [int(dim * mults[0])]
     for resolution, mult in enumerate(mults):

@@ -1,0 +1,69 @@
+"""Dependencies point one way: no circle, and nothing imports from a layer above its own, not even for a type."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+import vcd
+
+ROOT = Path(vcd.__file__).parent
+
+# From the bottom to the top; a name stands for the module or for the whole folder.
+LAYERS = [
+    ["", "errors", "files", "quiet", "signals", "compat", "randomness", "annealing", "learning_rates", "curves"],
+    ["levels", "schedules", "spaces"],
+    ["batch", "images", "monitoring"],
+    ["degradations"],
+    ["restorer", "predictions"],
+    ["samplers", "perturbations", "priors", "starts", "networks", "bounds", "data"],
+    ["models"],
+    ["checkpoints", "memory", "steering", "spectra", "figures", "runs", "loggers", "tracking"],
+    ["metrics", "callbacks", "hardware", "tasks"],
+    ["sweeps", "comparison"],
+    ["cli", "compare", "control", "degrade", "evaluate", "report", "sample", "sweep", "train"],
+]
+# What points upwards by intent: comparisons and SLURM jobs *are* calls of these commands.
+BY_INTENT = {("comparison.making", "evaluate"), ("sweeps.slurm", "train")}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(name: str) -> set[str]:
+    """Every module of vcd that this one imports anywhere: at the top, in a function, under TYPE_CHECKING."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} has a relative import"
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {part if part.removeprefix("vcd.") in MODULES else str(node.module) for part in whole}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {module.removeprefix("vcd").removeprefix(".") for module in found if module.partition(".")[0] == "vcd"}
+
+
+def layer(name: str) -> int:
+    found = [i for i, names in enumerate(LAYERS) if {name, name.partition(".")[0]} & set(names)]
+    assert len(found) == 1, f"{name} is in {len(found)} layers: give it one"
+    return found[0]
+
+
+def test_there_is_no_circle():
+    order = list(graphlib.TopologicalSorter({name: imports(name) - {name} for name in MODULES}).static_order())
+    assert set(order) == set(MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES, ids=lambda name: name or "vcd")
+def test_nothing_points_back(name):
+    upwards = {other for other in imports(name) if layer(other) > layer(name)}
+    assert upwards <= {above for below, above in BY_INTENT if below == name}
+
+
+def test_no_layer_names_what_is_not_there():
+    assert {name for names in LAYERS for name in names} <= {name.partition(".")[0] for name in MODULES}
