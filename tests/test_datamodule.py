@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,7 +149,8 @@ def test_processes_share_the_validation():
 @pytest.mark.parametrize(("n", "levels"), [(64, 6), (12, 6), (4, 6), (1, 6), (16, 1000)])
 def test_levels_are_spread_evenly_and_uniform(n, levels):
     torch.manual_seed(0)
-    draws = torch.stack([Stratified().draw(n, levels) for _ in range(2000)])
+    D = SimpleNamespace(T=levels, continuous=False)
+    draws = torch.stack([Stratified().draw(n, D) for _ in range(2000)])
     assert draws.min() >= 1 and draws.max() <= levels
     for row in draws[:50]:
         counts = torch.bincount(row, minlength=levels + 1)[1:]
