@@ -288,6 +288,22 @@ def test_starts_are_those_of_a_coin_tossed_at_every_level(p):
                 assert scipy.stats.chisquare(*zip(*possible, strict=True)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("longest", [1, 2, 4])
+def test_a_longest_rollout_cuts_the_way_there(longest, p):
+    """J = min(geometric, longest), then T: what is cut off starts at the longest."""
+    n = 40_000
+    for t in (1, 4, T):
+        drawn = rollout(longest=longest).starts(torch.full((n,), t), T, p) - t
+        most = min(longest, T - t)
+        expected = [p * (1 - p) ** j for j in range(most)] + [(1 - p) ** most]
+        counts = torch.bincount(drawn, minlength=most + 1).tolist()
+        assert len(counts) == most + 1
+        possible = [(c, n * e) for c, e in zip(counts, expected, strict=True) if e > 0]
+        assert sum(c for c, _ in possible) == n
+        assert len(possible) < 2 or scipy.stats.chisquare(*zip(*possible, strict=True)).pvalue > 1e-3
+
+
 def test_every_image_tosses_its_own_coin():
     k = rollout().starts(torch.full((40_000,), 1), T, 0.3).double()
     assert abs(torch.corrcoef(torch.stack([k[:-1], k[1:]]))[0, 1]) < 0.03

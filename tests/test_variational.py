@@ -1,6 +1,7 @@
 """The variational bound, computed a second time by hand; what is measured level by level; validation that repeats."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import pytorch_lightning as L
@@ -17,6 +18,7 @@ from vcd.data.digits import Digits
 from vcd.models.variational import Variational
 from vcd.monitoring import ActiveUnits, PerLevel
 from vcd.priors import Independent, Shared
+from vcd.randomness import PerImage
 
 pytestmark = pytest.mark.usefixtures("seed")
 
@@ -265,3 +267,89 @@ def test_validation_repeats_and_leaves_the_random_state_alone(build, overrides, 
     for name in names:
         levels = [results[0][f"{name}/t{t:02}"] for t in (1, 2, 3)]
         assert results[0][name] == pytest.approx(sum(levels) / 3, rel=1e-5)
+
+
+# --- the model's own path ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overrides", [["model=vwd", "prediction=vxt", "sampler.steps=2"], ["model=vcd", "sampler.delta=0.2"],
+                                       ["model=plain", "prediction=x0", "sampler=cold", "degradation=black_noise"]])  # fmt: skip
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_path_is_encoded_at_the_states_that_decoding_reaches(build, overrides, temperature):
+    """The walk again by hand: at each level the encoder sees the state reached and the truth one step on."""
+    model, x0, n = build(*overrides).eval(), torch.rand(3, 1, 8, 8) * 2 - 1, 3
+    found = model.encode_path(x0, PerImage(5, range(n)), temperature=temperature)
+
+    D, T, randomness = model.degradation, model.degradation.T, PerImage(5, range(n))
+    eps = D.draw(x0, randomness)
+    spread = randomness.normal(T, 4)
+    x = D(x0, torch.full((n,), T), eps)
+    torch.testing.assert_close(found.x_T, x, rtol=0, atol=0)
+    levels = [3, 2, 0] if "sampler.steps=2" in overrides else [3, 2, 1, 0]
+    with torch.no_grad():
+        for high, low in pairwise(levels):
+            t, s = torch.full((n,), high), torch.full((n,), low)
+            v = x + model.sampler.delta * randomness.normal(1, 8, 8) if model.sampler.delta else x
+            goal = torch.zeros_like(s) if "sampler=cold" in overrides else s
+            q = model.encoder(v, D(x0, goal, eps), t, goal)
+            z = q.mean + temperature * q.stddev * spread[:, high - 1]
+            torch.testing.assert_close(found.mean[high - 1], q.mean, rtol=0, atol=1e-5)
+            torch.testing.assert_close(found.z[high - 1], z, rtol=0, atol=1e-5)
+            torch.testing.assert_close(found.kl[high - 1], model.prior.kl(q, v, t), rtol=1e-4, atol=1e-5)
+            out = model.network(v, t, goal, Condition(z))
+            if "sampler=cold" in overrides:
+                e = D.infer(v, out, t)
+                x = v - D(out, t, e) + D(out, s, e)
+            else:
+                x = v + out
+    again = model.sampler(model, found.x_T, found.noise.take(), latents=found.z).x0
+    torch.testing.assert_close(again, x, rtol=0, atol=1e-5)
+    assert torch.equal(again, model.sampler(model, found.x_T, found.noise.take(), latents=found.z).x0)
+    for t in {1, 2, 3} - set(levels):  # what is not visited has no latent
+        assert (found.z[t - 1] == 0).all() and (found.kl[t - 1] == 0).all()
+
+
+def test_a_prior_is_fitted_to_the_same_latents_every_time(build):
+    """Whatever the global random state and the mode, and each image with a randomness of its own."""
+    images, fitted, modes = torch.rand(400, 1, 8, 8) * 2 - 1, [], []
+    for seed, training in ((1, True), (2, False)):
+        model = build(
+            "model=vwd", "prior=mixture", "prior.images=300", "prior.components=2", "network.unet.dropout=0.5"
+        )
+        scramble(model.encoder.down, 0.5)
+        scramble(model.encoder.head, 2.0)  # units that are in use
+        model.train(training)
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        model.fit_prior(iter(images.split(100)))
+        assert torch.equal(torch.get_rng_state(), before) and model.training == training
+        fitted.append(model.prior.state_dict())
+        modes.append(model.network.training)
+    assert modes == [True, False] and len(fitted[0]["units"]) > 0
+    for name, value in fitted[0].items():
+        assert torch.equal(value, fitted[1][name]), name
+
+
+def test_the_rollout_of_a_model_with_dropout_has_none(build):
+    """The same states from the same weights, in training as in evaluation, during warm-up and after; and training goes on."""
+    for warmup in (0, 10**9):
+        model = build("model=vcd", "perturbation.p=0.0", "perturbation.p_warmup=0.0", "perturbation.true_share=0.0",
+                      "perturbation.sigma=0.0", "perturbation.longest=null", f"perturbation.warmup={warmup}",
+                      "network.unet.dropout=0.5", "network.encoder.dropout=0.5")  # fmt: skip
+        batch, states = batch_for(model), []
+        for training in (True, False):
+            model.train(training)
+            torch.manual_seed(3)
+            states.append(model.perturbation(batch, model).network)
+            assert all(module.training == training for module in model.modules())
+        assert torch.equal(*states) and not torch.equal(states[0], batch.x_t)
+        first, second = (model.train().network(batch.x_t, batch.t, batch.s) for _ in range(2))
+        assert not torch.equal(first, second)  # the dropout is real
+
+
+def test_the_mode_comes_back_even_after_an_error(build):
+    model = build("model=vcd").train()
+    with pytest.raises(ValueError, match="on the way"), model.evaluating():
+        assert not model.training and not model.network.training
+        raise ValueError("on the way")
+    assert model.training and model.network.training
