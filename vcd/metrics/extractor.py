@@ -7,16 +7,24 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vcd.data.base import ImageData
+
 
 class Extractor(nn.Module, ABC):
     """uint8 images -> features (n, d) and class logits (n, k).
 
     letter: i for Inception, c for a classifier of the data set itself: fid and kid, or fcd and kcd.
+    own_classes: whether the logits are of the classes of the data set.
     protocol: what numbers made with it depend on: name, hash of the weights, accuracy.
     """
 
     letter: str
+    own_classes: bool
     protocol: dict[str, str | float]
+
+    @abstractmethod
+    def ready(self, data: ImageData) -> "Extractor":
+        """With its weights, for images of this data set."""
 
     @abstractmethod
     def forward(self, images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]: ...

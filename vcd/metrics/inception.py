@@ -19,6 +19,7 @@ class Inception(Extractor):
     """torch-fidelity's port of the original weights: 2,048 features. UserError when they are neither there nor in reach."""
 
     letter = "i"
+    own_classes = False
 
     def __init__(self, *, weights: str | None = None, prefetch: bool = False):
         super().__init__()
