@@ -116,7 +116,7 @@ def build(compose) -> Callable:
     @functools.cache
     def build(*overrides: str):
         model = scramble(checkpoints.build(compose(*TINY, *overrides)), std=0.1).eval()
-        model.start.fit([to_float(noise_images(40))])
+        model.start.fit([to_float(noise_images(40))], model.degradation)
         return model
 
     return build
@@ -207,7 +207,7 @@ class SometimesNaN(nn.Module):
 def test_samples_that_are_not_finite_are_counted_and_harm_no_other(compose):
     model = checkpoints.build(compose(*TINY, "model=bansal", "sampler=one_shot")).eval()
     model.network = SometimesNaN()
-    model.start.fit([torch.rand(200, 1, 1, 1).expand(-1, 1, 8, 8) * 2 - 1])
+    model.start.fit([torch.rand(200, 1, 1, 1).expand(-1, 1, 8, 8) * 2 - 1], model.degradation)
     x_T = model.start.sample(PerImage(4, range(40)))
     good = x_T.mean((1, 2, 3)) <= 0
     assert 5 < good.sum() < 35

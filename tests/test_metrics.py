@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from vcd import checkpoints
+from vcd import bounds, checkpoints
 from vcd.callbacks import timing
 from vcd.callbacks.timing import Timing
 from vcd.comparison import table as tables
@@ -32,7 +32,7 @@ from vcd.data.digits import Digits
 from vcd.degradations.noise import Noise
 from vcd.errors import UserError
 from vcd.images import to_float, to_uint8
-from vcd.metrics import bound, family
+from vcd.metrics import family
 from vcd.metrics.cached import cached
 from vcd.metrics.classifier import Classifier
 from vcd.metrics.evaluation import Evaluation, Once
@@ -580,7 +580,7 @@ def exact(compose) -> Callable:
         (["model=rissanen", "degradation=black_blur"], {"sequential"}),
         (["model=rissanen", "prediction=vxt", "sampler.steps=2"], {"sequential", "one_step"}),
         (["model=vcd"], {"prior", "posterior"}),
-        (["model=vwd", "prediction=x0", "perturbation=none"], {"prior", "posterior", "one_step"}),
+        (["model=plain", "prediction=x0"], {"prior", "posterior", "one_step"}),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )
@@ -644,28 +644,50 @@ def test_what_needs_test_images_never_takes_training_images(compose, tmp_path, n
 def test_the_decoder_that_beta_implies_is_a_normal_density(beta):
     x, mean = torch.randn(2, 3, 4, 10, dtype=torch.float64)
     expected = -Normal(mean, (beta / 2) ** 0.5).log_prob(x).sum(-1) / math.log(2)
-    found = bound.gaussian_bits((x - mean).square().sum(-1), beta, 10)
+    found = bounds.gaussian_bits((x - mean).square().sum(-1), beta, 10)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
 
 
-def test_rate_and_distortion_are_those_of_the_objective(compose):
-    model = checkpoints.build(compose(*TINY, "model=vwd", "perturbation=none")).eval()
-    x0 = to_float(noise_images(6))
-    torch.manual_seed(1)
-    steps = bound.steps(model, x0)
-    assert {name: tuple(values.shape) for name, values in steps.items()} == {
-        "kl_bits": (3, 6),
-        "reconstruction_sse": (3, 6),
-    }
-    torch.manual_seed(1)
-    for level in (1, 2, 3):
-        t = torch.full((6,), level)
-        x_t, x_s = model.degradation(x0, t), model.degradation(x0, t - 1)
-        q = model.encode(x_t, x_s, t, t - 1)
-        kl = 0.5 * (q.mean**2 + q.stddev**2 - 1 - (q.stddev**2).log()).sum(1) / math.log(2)
-        torch.testing.assert_close(steps["kl_bits"][level - 1], kl)
-        sse = (model.restore(x_t, t, t - 1, q.rsample()) - x_s).square().sum((1, 2, 3))
-        torch.testing.assert_close(steps["reconstruction_sse"][level - 1], sse)
+class Tenth(nn.Module):
+    """A network that adds a tenth of what it sees, whatever the latent."""
+
+    def forward(self, x, t, s, condition):
+        return x / 10
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"), [([], [(1, 0), (2, 1), (3, 2)]), (["prediction=vxt", "sampler.steps=2"], [(2, 0), (3, 2)])]
+)
+def test_rate_and_distortion_are_those_of_the_objective_at_the_steps_of_the_sampler(compose, overrides, steps):
+    model = checkpoints.build(compose(*TINY, "model=plain", *overrides)).eval()
+    model.network, x0 = Tenth(), to_float(noise_images(6))
+    found = model.bound(x0, PerImage(0, range(6)))
+    table = {row["t"]: row for row in found.curves["steps"]}
+    assert found.protocol["levels"] == list(table) == [level for level, _ in steps]
+    rate = distortion = 0.0
+    for level, below in steps:
+        t, s = torch.full((6,), level), torch.full((6,), below)
+        x_t, x_s = model.degradation(x0, t), model.degradation(x0, s)
+        q = model.encode(x_t, x_s, t, s)
+        kl = (0.5 * (q.mean**2 + q.stddev**2 - 1 - (q.stddev**2).log()).sum(1) / math.log(2)).mean().item()
+        mse = (1.1 * x_t - x_s).square().mean().item()
+        assert table[level]["rate_bits"] == pytest.approx(kl, rel=1e-5)
+        assert table[level]["distortion_mse"] == pytest.approx(mse, rel=1e-5)
+        rate, distortion = rate + kl, distortion + mse
+    assert found.numbers["rate_bits"].value == pytest.approx(rate, rel=1e-5)
+    assert found.numbers["distortion_mse"].value == pytest.approx(distortion, rel=1e-5)
+    density = distortion / model.beta + len(steps) / 2 * math.log(
+        math.pi * model.beta
+    )  # the decoder's variance: beta / 2
+    bits = rate / 64 + density / math.log(2)
+    assert found.numbers["path_bound_bits_per_dim"].value == pytest.approx(bits, rel=1e-5)
+
+
+def test_steps_that_all_ask_for_the_clean_image_bound_no_density(compose):
+    """They do not restore one another's states."""
+    model = checkpoints.build(compose(*TINY, "model=plain", "prediction=x0")).eval()
+    found = model.bound(to_float(noise_images(6)), PerImage(0, range(6)))
+    assert found.numbers.keys() == {"rate_bits", "distortion_mse"}
 
 
 class Geometric(Schedule):
@@ -710,8 +732,8 @@ class PosteriorMean(nn.Module):
         self.__dict__["degradation"] = D
 
     def forward(self, x, t, s, z):
-        signal = self.degradation.sqrt_alpha_bar[t[0]].double()
-        variance = self.degradation.sqrt_one_minus_alpha_bar[t[0]].double() ** 2
+        signal = self.degradation.signal[t[0]].double()
+        variance = self.degradation.noise[t[0]].double() ** 2
         if self.rounded:
             log = SHARE.log() - (x.double()[..., None] - signal * VALUES).square() / (2 * variance)
             return (log.softmax(-1) @ VALUES).float()
@@ -738,7 +760,7 @@ def test_the_entropy_of_rounded_gaussian_pixels_is_the_closed_form():
 def test_with_fine_steps_and_the_exact_posterior_mean_the_ddpm_bound_is_the_entropy(denoiser):
     model = denoiser(Noise(T=1200, schedule=Geometric(2e6, 1e-2)), rounded=True)
     x0 = gaussian_pixels(24, 4)
-    parts = bound.ddpm_bits(model, x0, PerImage(0, range(24)))
+    parts = bounds.ddpm_bits(model, x0, PerImage(0, range(24)))
     assert parts.shape == (24, 3) and parts.min() > -1e-6
     assert parts.sum(1).mean().item() == pytest.approx(own_bits(x0).mean().item(), rel=0.01)
     assert parts.sum(1).mean().item() == pytest.approx(ENTROPY, rel=0.04)  # as near as these 384 pixels are
@@ -746,7 +768,7 @@ def test_with_fine_steps_and_the_exact_posterior_mean_the_ddpm_bound_is_the_entr
 
 def expected_bits(D: Noise) -> Tensor:
     """Prior, steps and decoder in closed form: of Gaussian pixels the errors of the posterior mean are Gaussian."""
-    abar = D.alpha_bar.double()
+    abar = D.signal.double() ** 2
     snr = abar[1:] / (1 - abar[1:])
     mmse = 1 / (1 / STD**2 + snr)  # at t = 1..T
     end = 0.5 * (abar[-1] * STD**2 - abar[-1] - (1 - abar[-1]).log())
@@ -764,7 +786,7 @@ def expected_bits(D: Noise) -> Tensor:
 def test_the_parts_of_the_ddpm_bound_are_their_expectations(denoiser, schedule):
     """1,000 steps are too few for the entropy: they are far apart where there is little noise."""
     D = Noise(T=1000, schedule=schedule)
-    parts, expected = bound.ddpm_bits(denoiser(D), gaussian_pixels(32, 8), PerImage(0, range(32))), expected_bits(D)
+    parts, expected = bounds.ddpm_bits(denoiser(D), gaussian_pixels(32, 8), PerImage(0, range(32))), expected_bits(D)
     error = parts.std(0) / 32**0.5
     assert ((parts.mean(0) - expected).abs() <= 4 * error + 1e-6).all()
     assert parts.sum(1).mean().item() == pytest.approx(expected.sum().item(), rel=0.01)
@@ -773,13 +795,13 @@ def test_the_parts_of_the_ddpm_bound_are_their_expectations(denoiser, schedule):
 
 def test_some_levels_measure_what_all_levels_measure(denoiser):
     model, x0 = denoiser(Noise(T=200, schedule=Cosine())), gaussian_pixels(100, 4)
-    whole, some = (bound.ddpm_bits(model, x0, PerImage(0, range(100)), levels) for levels in (None, 80))
+    whole, some = (bounds.ddpm_bits(model, x0, PerImage(0, range(100)), levels) for levels in (None, 80))
     difference = some.sum(1) - whole.sum(1)
     error = (difference.std() / 100**0.5).item()
     assert difference.mean().item() == pytest.approx(0, abs=4 * error)
     assert 0 < error < 0.02 * ENTROPY  # small enough to see a mistake
     assert torch.equal(some[:, 0], whole[:, 0])
-    most = [bound.ddpm_bits(model, x0[:3], PerImage(0, range(3)), levels) for levels in (None, 199, 5000)]
+    most = [bounds.ddpm_bits(model, x0[:3], PerImage(0, range(3)), levels) for levels in (None, 199, 5000)]
     assert torch.equal(most[0], most[1]) and torch.equal(most[0], most[2])
 
 
@@ -787,19 +809,19 @@ def test_some_levels_measure_what_all_levels_measure(denoiser):
 def test_the_levels_that_are_measured_are_spread_by_what_they_contribute(denoiser, schedule):
     """As vcd.evaluate asks: 100 of 1,000 levels. Half of the bits come from the first ten."""
     model, x0 = denoiser(Noise(T=1000, schedule=schedule)), gaussian_pixels(40, 8)
-    bits = bound.ddpm_bits(model, x0, PerImage(0, range(40)), 100).sum(1)
+    bits = bounds.ddpm_bits(model, x0, PerImage(0, range(40)), 100).sum(1)
     assert bits.std().item() / 256**0.5 < 0.03  # the error of the mean of 256 images, in bits a dimension
 
 
 def test_the_bound_of_an_image_does_not_depend_on_its_batch(denoiser):
     model, x0 = denoiser(Noise(T=30, schedule=Cosine())), gaussian_pixels(6, 4)
-    whole, one = (bound.ddpm_bits(model, x0[rows], PerImage(5, rows), 29) for rows in (range(6), range(4, 5)))
+    whole, one = (bounds.ddpm_bits(model, x0[rows], PerImage(5, rows), 29) for rows in (range(6), range(4, 5)))
     torch.testing.assert_close(whole[4:5], one, rtol=1e-5, atol=0)
 
 
 def test_a_worse_restorer_needs_more_bits(denoiser):
     D, x0 = Noise(T=100, schedule=Linear()), gaussian_pixels(8, 8)
-    bits = [bound.ddpm_bits(denoiser(D, wrong=w), x0, PerImage(0, range(8))).sum(1).mean() for w in (0.0, 0.02, 0.05)]
+    bits = [bounds.ddpm_bits(denoiser(D, wrong=w), x0, PerImage(0, range(8))).sum(1).mean() for w in (0.0, 0.02, 0.05)]
     assert bits[0] + 0.1 < bits[1] and bits[1] + 0.1 < bits[2]
 
 
