@@ -80,7 +80,10 @@ class Random(Extractor):
         generator = torch.Generator().manual_seed(7)
         self.weight = nn.Parameter(torch.randn(pixels, features, generator=generator) / pixels**0.5)
         self.classes = nn.Parameter(torch.randn(features, classes, generator=generator))
-        self.protocol = {"extractor": "random", "weights": "7"}
+
+    @property
+    def protocol(self):
+        return {"extractor": "random", "weights": "7"}
 
     def ready(self, data):
         return self

@@ -17,6 +17,7 @@ log = logging.getLogger("vcd")
 def main(cfg: DictConfig) -> None:
     """Do `task` with every checkpoint; write its figure, and what is measured as CSV."""
     from vcd import checkpoints, discovery, tasks
+    from vcd.models.base import Diffusion
     from vcd.quiet import quiet
     from vcd.request import Request
 
@@ -29,14 +30,14 @@ def main(cfg: DictConfig) -> None:
     for key, least in (("n", 1), ("variations", 1), ("weights", 1), ("seed", 0)):
         if not isinstance(cfg[key], int) or cfg[key] < least:
             raise UserError(f"{key}={cfg[key]} must be a whole number of at least {least}")
-    plain = OmegaConf.to_container(cfg)
+    plain: Any = OmegaConf.to_container(cfg)
     paths = [str(path) for path in _listed(plain["ckpt"])]
     for key in ("images", "sources"):  # a file may be called 3
         plain[key] = None if plain[key] is None else [str(place) for place in _listed(plain[key])]
     plain["temperatures"] = _listed(plain["temperatures"])
     if not plain["temperatures"] or not all(isinstance(t, (int, float)) for t in plain["temperatures"]):
         raise UserError(f"temperatures={cfg.temperatures} must be numbers, such as [0,0.5,1]")
-    models = {}
+    models = dict[str, Diffusion]()
     for path in paths:
         model, _ = checkpoints.load(path, checkpoints.device_of(cfg.device), cfg.raw)
         name = type(model).__name__

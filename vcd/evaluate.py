@@ -129,9 +129,10 @@ def reference(cfg: DictConfig, run: DictConfig | None) -> "ImageData":
     """The data set to compare with: the one named, or the run's own. UserError when the images do not fit."""
     from hydra.utils import instantiate
 
-    if cfg.get("dataset") is None and run is None:
+    own = cfg if cfg.get("dataset") is not None else run
+    if own is None:
         raise UserError("say what to compare with: dataset=mnist, for instance")
-    node = (run if cfg.get("dataset") is None else cfg).dataset
+    node = own.dataset
     source = OmegaConf.create(OmegaConf.to_container(node.source, resolve=True))
     if "root" in source:
         source.root = cfg.data.root
@@ -157,7 +158,7 @@ def _subject(
     if cfg.images is not None or model is None or run is None:
         images = to_uint8(own.read(cfg.images, size=data.size, channels=data.channels, key="images"))
         return images, {"images": str(Path(cfg.images).resolve()), "n": len(images)}
-    parts = OmegaConf.to_container(OmegaConf.create(_parts(cfg)))
+    parts: Any = OmegaConf.to_container(OmegaConf.create(_parts(cfg)))
     drawn = samples.generate(model, cfg.ckpt, n=cfg.n, seed=cfg.seed, batch_size=cfg.batch_size, processes=cfg.processes,
                              raw=cfg.raw, parts=parts)  # fmt: skip
     images, finite = drawn["images"], drawn["finite"]

@@ -86,7 +86,7 @@ class Classifier(Extractor):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for module in self.modules():
-                if hasattr(module, "reset_parameters"):
+                if isinstance(module, nn.Conv2d | nn.GroupNorm | nn.Linear):
                     module.reset_parameters()
             optimizer = torch.optim.AdamW(self.parameters(), lr=2e-3, weight_decay=1e-2)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=self.steps)

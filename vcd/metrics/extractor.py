@@ -15,12 +15,15 @@ class Extractor(nn.Module, ABC):
 
     letter: i for Inception, c for a classifier of the data set itself: fid and kid, or fcd and kcd.
     own_classes: whether the logits are of the classes of the data set.
-    protocol: what numbers made with it depend on: name, hash of the weights, accuracy.
     """
 
     letter: str
     own_classes: bool
-    protocol: dict[str, str | float]
+
+    @property
+    @abstractmethod
+    def protocol(self) -> dict[str, str | float]:
+        """What numbers made with it depend on: name, hash of the weights, accuracy."""
 
     @abstractmethod
     def ready(self, data: ImageData) -> "Extractor":
@@ -39,4 +42,5 @@ class Extractor(nn.Module, ABC):
             [x.float().cpu() for x in self(torch.as_tensor(part).to(device))]
             for part in tqdm(images.split(batch), desc=f"features of {what}", unit="batch", leave=False)
         ]
-        return tuple(torch.cat(side) for side in zip(*parts, strict=True))
+        features, logits = (torch.cat(side) for side in zip(*parts, strict=True))
+        return features, logits

@@ -21,6 +21,7 @@ def fidelity(a: UInt8[Tensor, "n c h w"], b: UInt8[Tensor, "n c h w"]) -> dict[s
     ssim = structural_similarity_index_measure(
         x, y, data_range=1.0, reduction="none", gaussian_kernel=False, kernel_size=WINDOW
     )
+    assert isinstance(ssim, Tensor)  # not the pair with contrast sensitivities
     return {
         "psnr": psnr.clamp(max=CEILING),
         "ssim": ssim.reshape(-1),

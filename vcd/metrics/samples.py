@@ -54,7 +54,7 @@ def generate(
             images, finite = draw(model, seed, range(n), batch_size)
         else:
             count, each = torch.cuda.device_count(), math.ceil(n / processes)
-            jobs = [
+            jobs: list[dict[str, Any]] = [
                 dict(ckpt=ckpt, raw=raw, parts=parts, seed=seed, batch_size=batch_size, rank=rank,
                      indices=range(rank * each, min(n, (rank + 1) * each)),
                      threads=max(1, torch.get_num_threads() // processes),

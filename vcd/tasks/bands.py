@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vcd import figures, spectra
 from vcd.models.base import Diffusion
-from vcd.request import Request, table
+from vcd.request import Request, steerable, table
 
 log = logging.getLogger("vcd")
 HEADER = (
@@ -16,7 +16,7 @@ HEADER = (
 
 def run(models: Mapping[str, Diffusion], request: Request, out: Path) -> list[Path]:
     blocks, rows = [], []
-    for name, model in models.items():
+    for name, model in steerable(models).items():
         b = spectra.measure(model, *request.pair(model))
         blocks.append((name, b))
         for i, t in enumerate(b.levels):

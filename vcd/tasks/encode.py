@@ -8,13 +8,12 @@ import torch
 
 from vcd import steering
 from vcd.models.base import Diffusion
-from vcd.request import Request
+from vcd.request import Request, steerable
 
 
 def run(models: Mapping[str, Diffusion], request: Request, out: Path) -> list[Path]:
     written = []
-    for name, model in models.items():
-        steering.variational(model)
+    for name, model in steerable(models).items():
         x0 = request.given(model)
         path, kl = steering.encode(model, x0, request.randomness(model, len(x0)), request.posterior)
         written.append(out / f"latents-{name.lower().replace(' ', '-')}.npz")

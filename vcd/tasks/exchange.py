@@ -5,12 +5,12 @@ from pathlib import Path
 
 from vcd import figures, steering
 from vcd.models.base import Diffusion
-from vcd.request import Request, columns, title
+from vcd.request import Request, columns, steerable, title
 
 
 def run(models: Mapping[str, Diffusion], request: Request, out: Path) -> list[Path]:
     blocks = []
-    for name, model in models.items():
+    for name, model in steerable(models).items():
         target, source = request.pair(model)
         steps = request.steps(model)
         paths = [source, target, *(steering.exchange(target, source, levels) for levels in steps)]

@@ -7,12 +7,12 @@ import torch
 
 from vcd import figures, steering
 from vcd.models.base import Diffusion
-from vcd.request import Request, columns
+from vcd.request import Request, columns, steerable
 
 
 def run(models: Mapping[str, Diffusion], request: Request, out: Path) -> list[Path]:
     weights, blocks = torch.linspace(0, 1, request.weights).tolist(), []
-    for name, model in models.items():
+    for name, model in steerable(models).items():
         a, b = request.pair(model)
         levels = request.chosen(model) or steering.levels_of(model)
         blocks.append((name, columns(model, [steering.interpolate(a, b, w, levels) for w in weights])))

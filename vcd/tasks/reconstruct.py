@@ -9,15 +9,14 @@ import torch
 from vcd import figures, steering
 from vcd.metrics.fidelity import fidelity
 from vcd.models.base import Diffusion
-from vcd.request import Request, shown, table
+from vcd.request import Request, shown, steerable, table
 
 log = logging.getLogger("vcd")
 
 
 def run(models: Mapping[str, Diffusion], request: Request, out: Path) -> list[Path]:
     rows, blocks = [], []
-    for name, model in models.items():
-        steering.variational(model)
+    for name, model in steerable(models).items():
         x0 = request.given(model)
         path, _ = steering.encode(model, x0, request.randomness(model, len(x0)), request.posterior)
         again = steering.decode(model, path, keep=2).x0

@@ -8,12 +8,12 @@ import torch
 from vcd import figures, steering
 from vcd.models.base import Diffusion
 from vcd.randomness import PerImage
-from vcd.request import Request, columns, title
+from vcd.request import Request, columns, steerable, title
 
 
 def run(models: Mapping[str, Diffusion], request: Request, out: Path) -> list[Path]:
     blocks = []
-    for name, model in models.items():
+    for name, model in steerable(models).items():
         path = request.paths(model, "images", 1).take([0])
         steps = request.steps(model)
         fans = []

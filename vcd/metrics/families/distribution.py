@@ -84,7 +84,7 @@ def manifolds(a: Features, b: Float[Tensor, "m d"], chunk: int = 2048) -> dict[s
     arXiv:2002.09797), by balls that reach to the fifth neighbour."""
     k = NEIGHBOURS
     radius_a, radius_b = (_reach(x, k, chunk) for x in (a, b))
-    precise, density = torch.zeros(len(a), dtype=torch.bool), 0
+    precise, density = torch.zeros(len(a), dtype=torch.bool), 0.0
     recalled, nearest = torch.zeros(len(b), dtype=torch.bool), torch.full((len(b),), torch.inf)
     for i, part in zip(torch.arange(len(a)).split(chunk), a.split(chunk), strict=True):
         distance = torch.cdist(part, b).cpu()

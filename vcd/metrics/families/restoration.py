@@ -1,5 +1,7 @@
 """How well test images come back from level t: from their own latents, from the prior's, and in one step."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,7 +24,7 @@ def measure(e: Evaluation) -> Result:
     images, T = e.test.balanced(e.restored), e.model.degradation.T
     x0 = e.model.space.encode(images.to(e.model.device))
     levels = sorted({int(t) for t in torch.linspace(T / min(T, e.levels), T, min(T, e.levels)).round()})
-    table = []
+    table: list[dict[str, Any]] = []
     for level in levels:
         randomness = PerImage(e.seed, range(len(x0)), e.model.device)
         for way, x in restored(e.model, x0, level, randomness).items():
