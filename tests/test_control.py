@@ -18,7 +18,7 @@ from conftest import SHORT, TINY, scramble
 from PIL import Image
 from torch.distributions import Normal
 
-from vcd import checkpoints, spectra, steering, tasks
+from vcd import checkpoints, discovery, spectra, steering, tasks
 from vcd.batch import Degraded
 from vcd.data import own
 from vcd.data.decode import decode
@@ -26,9 +26,10 @@ from vcd.data.digits import Digits
 from vcd.data.folder import Folder
 from vcd.errors import UserError
 from vcd.images import to_float, to_uint8
+from vcd.metrics.fidelity import CEILING, fidelity
 from vcd.priors import Independent, Mixture, Shared
 from vcd.randomness import PerImage
-from vcd.tasks import TASKS, Request
+from vcd.request import Request
 
 pytestmark = pytest.mark.usefixtures("seed")
 
@@ -37,7 +38,7 @@ SMALL = [*(o for o in TINY if o != "T=3"), "network.unet.mults=[1]", "network.un
 KINDS = {
     "vcd": ["model=vcd", "T=4", "perturbation.sigma=0.0", "sampler.delta=0.0"],
     "noisy": ["model=vwd", "T=4", "degradation=blur", "start=gmm", "perturbation=gaussian", "sampler.delta=0.1"],
-    "jumps": ["model=vwd", "T=5", "degradation=blur", "prediction=vxt", "sampler.steps=3", "perturbation=none"],
+    "jumps": ["model=plain", "T=5", "degradation=blur", "prediction=vxt", "sampler.steps=3"],
     "ancestral": ["model=vwd", "T=3", "degradation=noise", "prediction=x0", "sampler=ancestral", "prior=shared"],
 }
 
@@ -49,7 +50,7 @@ def build(compose):
     @functools.cache
     def build(*overrides: str):
         model = scramble(checkpoints.build(compose(*SMALL, *overrides))).eval()
-        model.start.fit([torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1])
+        model.start.fit([torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1], model.degradation)
         return model
 
     return build
@@ -464,8 +465,10 @@ def test_the_kl_is_the_closed_form():
     mean, std = torch.randn(7, 5), torch.rand(7, 5) * 2 + 0.05
     expected = ((mean**2 + std**2 - 1) / 2 - std.log()).sum(1)
     for prior in (Independent(latent=5), Shared(latent=5), Mixture(latent=5, components=1, images=1)):
-        torch.testing.assert_close(prior.kl(Normal(mean, std)), expected, rtol=1e-5, atol=1e-5)
-    assert (Independent(latent=5).kl(Normal(torch.zeros(2, 5), torch.ones(2, 5))) == 0).all()
+        kl = prior.kl(Normal(mean, std), pictures(7), torch.ones(7, dtype=torch.int64))
+        torch.testing.assert_close(kl, expected, rtol=1e-5, atol=1e-5)
+    same = Normal(torch.zeros(2, 5), torch.ones(2, 5))
+    assert (Independent(latent=5).kl(same, pictures(2), torch.ones(2, dtype=torch.int64)) == 0).all()
 
 
 def test_a_latent_for_every_step_and_image(model):
@@ -578,11 +581,11 @@ def test_an_overfitted_model_gives_its_training_images_back(compose):
     model.eval()
     path, _ = steering.encode(model, images, PerImage(0, range(16)))
     again = steering.decode(model, path, keep=2).x0
-    psnr = tasks.fidelity(again, images)["psnr"]
+    psnr = fidelity(to_uint8(again), to_uint8(images))["psnr"]
     assert psnr.mean() >= 30 and psnr.min() > 27
     other, _ = steering.encode(model, images.roll(1, 0), PerImage(0, range(16)))
     swapped = steering.decode(model, steering.exchange(path, replace(other, noise=path.noise), [3, 2, 1]), keep=2).x0
-    assert tasks.fidelity(swapped, images.roll(1, 0))["psnr"].mean() >= 30  # the latents hold the image
+    assert fidelity(to_uint8(swapped), to_uint8(images.roll(1, 0)))["psnr"].mean() >= 30  # the latents hold the image
 
 
 # --- how well images come back ----------------------------------------------------------------------------------------
@@ -594,11 +597,11 @@ def eight_bit(x: torch.Tensor) -> torch.Tensor:
 
 def test_psnr_and_mse_are_those_of_eight_bit_images():
     a, b = pictures(), (pictures() + 0.3 * torch.randn(N, 1, 8, 8)) * 1.1
-    quality, mse = tasks.fidelity(a, b), (eight_bit(a) - eight_bit(b)).square().mean((1, 2, 3))
+    quality, mse = fidelity(to_uint8(a), to_uint8(b)), (eight_bit(a) - eight_bit(b)).square().mean((1, 2, 3))
     torch.testing.assert_close(quality["psnr"].double(), 10 * torch.log10(255**2 / mse), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(quality["mse"].double(), mse / 127.5**2, rtol=1e-5, atol=1e-7)
-    alone = tasks.fidelity(a[:1], eight_bit(a[:1]).float() / 127.5 - 1 + 1e-3)  # less than half a grey value apart
-    assert [alone[key].tolist() for key in ("psnr", "mse")] == [[math.inf], [0.0]]
+    alone = fidelity(to_uint8(a[:1]), to_uint8(a[:1]))
+    assert [alone[key].tolist() for key in ("psnr", "mse")] == [[CEILING], [0.0]]
     assert alone["ssim"].tolist() == pytest.approx([1.0])
 
 
@@ -616,7 +619,9 @@ def test_ssim_is_that_of_eight_bit_images(channels):
     vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     ssim = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    torch.testing.assert_close(tasks.fidelity(a, b)["ssim"].double(), ssim.mean((1, 2, 3)), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        fidelity(to_uint8(a), to_uint8(b))["ssim"].double(), ssim.mean((1, 2, 3)), rtol=0, atol=1e-3
+    )
 
 
 # --- spectra ----------------------------------------------------------------------------------------------------------
@@ -835,6 +840,10 @@ def request(**changes) -> Request:
     return Request(**(asked | changes))
 
 
+def run(task: str):
+    return discovery.find(task, tasks, "task").run
+
+
 def size(path: Path) -> tuple[int, int]:
     with Image.open(path) as drawn:
         return drawn.size
@@ -856,10 +865,10 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", FILES)
 def test_every_task_takes_several_models(build, tmp_path, task):
     models = {"VCD": build(*KINDS["vcd"]), "VWD": build(*KINDS["noisy"])}
-    files = TASKS[task](models, request(), tmp_path)
+    files = run(task)(models, request(), tmp_path)
     assert {path.name for path in files} == {path.name for path in tmp_path.iterdir()} >= FILES[task]
     if task == "encode":
         assert {path.name for path in files} == {"latents-vcd.npz", "latents-vwd.npz"}
@@ -870,10 +879,16 @@ def test_every_task_takes_several_models(build, tmp_path, task):
             assert size(path)[0] > 100
 
 
+def test_every_task_says_what_it_does():
+    assert discovery.names(tasks) == sorted(FILES)
+    for task in FILES:
+        assert len(discovery.find(task, tasks, "task").__doc__) > 30
+
+
 def test_models_are_drawn_one_below_the_other(build, tmp_path):
     model = build(*KINDS["vcd"])
     one, two = (
-        size(TASKS["exchange"](models, request(), tmp_path)[0]) for models in ({"A": model}, {"A": model, "B": model})
+        size(run("exchange")(models, request(), tmp_path)[0]) for models in ({"A": model}, {"A": model, "B": model})
     )
     assert two[0] == one[0] and abs(two[1] - 2 * one[1]) <= 2
 
@@ -883,7 +898,7 @@ def test_models_with_different_levels_have_titles_of_their_own(build, tmp_path):
     long, short = build(*KINDS["vcd"]), build(*(o for o in KINDS["vcd"] if o != "T=4"), "T=2")
     for task in ("exchange", "resample"):
         sizes = [
-            size(TASKS[task](models, request(n=1), tmp_path)[0])
+            size(run(task)(models, request(n=1), tmp_path)[0])
             for models in ({"A": long, "B": short}, {"B": short, "A": long})
         ]
         assert sizes[0][0] == sizes[1][0] and abs(sizes[0][1] - sizes[1][1]) < 12  # labels take their room
@@ -895,16 +910,14 @@ def test_levels_out_of_range_are_one_sentence(build, tmp_path, levels):
     model = build(*KINDS["vcd"])
     for task in ("exchange", "interpolate", "resample"):
         with pytest.raises(UserError, match="between 1 and T=4") as caught:
-            TASKS[task]({"VCD": model}, request(levels=levels), tmp_path)
+            run(task)({"VCD": model}, request(levels=levels), tmp_path)
         assert f"levels={levels}" in str(caught.value) and not list(tmp_path.iterdir())
 
 
 def test_levels_in_range_are_acted_on_together(build, tmp_path):
     """Source, target and one column, instead of one for each of four levels."""
     models = {"VCD": build(*KINDS["vcd"])}
-    widths = [
-        size(TASKS["exchange"](models, request(n=1, levels=asked), tmp_path)[0])[0] for asked in (None, 3, [4, 2])
-    ]
+    widths = [size(run("exchange")(models, request(n=1, levels=asked), tmp_path)[0])[0] for asked in (None, 3, [4, 2])]
     assert widths[0] > 1.5 * widths[1] and widths[1] == widths[2]
 
 
@@ -914,16 +927,16 @@ def test_pairs_need_as_many_images_as_sources(build, tmp_path):
     out.mkdir()
     for task in ("exchange", "interpolate", "bands"):
         with pytest.raises(UserError, match="images has 3 and sources 2"):
-            TASKS[task]({"VCD": model}, request(images=images, sources=images[:2]), out)
+            run(task)({"VCD": model}, request(images=images, sources=images[:2]), out)
     assert not list(out.iterdir())
     given = [request(levels=2, images=images[:2], sources=images[1:]), request(levels=2, images=images[:2])]
     for ask in given:  # where no sources are given, as many are drawn
-        assert TASKS["exchange"]({"VCD": model}, ask, out)[0].exists()
+        assert run("exchange")({"VCD": model}, ask, out)[0].exists()
 
 
 def test_latents_are_written_as_they_are(build, tmp_path):
     model, images = build(*KINDS["noisy"]), [str(saved(tmp_path, mode, 9, 9)) for mode in ("L", "RGB", "P")]
-    (file,) = TASKS["encode"]({"My Model": model}, request(images=images, posterior=1.0), tmp_path)
+    (file,) = run("encode")({"My Model": model}, request(images=images, posterior=1.0), tmp_path)
     assert file.name == "latents-my-model.npz"
     x0 = own.read(images, size=8, channels=1, key="images")
     path, kl = steering.encode(model, x0, PerImage(0, range(3)), 1.0)
@@ -937,16 +950,16 @@ def test_the_tables_say_what_was_measured(build, tmp_path):
     model, images = build(*KINDS["vcd"]), [str(saved(tmp_path, mode, 9, 9)) for mode in ("L", "RGB", "P")]
     x0 = own.read(images, size=8, channels=1, key="images")
     path, _ = steering.encode(model, x0, PerImage(0, range(3)))
-    quality = tasks.fidelity(steering.decode(model, path).x0, x0)
-    TASKS["reconstruct"]({"VCD": model}, request(images=images), tmp_path)
+    quality = fidelity(to_uint8(steering.decode(model, path).x0), to_uint8(x0))
+    run("reconstruct")({"VCD": model}, request(images=images), tmp_path)
     rows = table(tmp_path / "reconstruct.csv")
     assert [row["image"] for row in rows] == ["0", "1", "2"]
     for column, key in (("psnr_db", "psnr"), ("ssim", "ssim")):
         assert [float(row[column]) for row in rows] == pytest.approx(quality[key].tolist(), abs=1e-3)
 
-    TASKS["bands"]({"VCD": model}, request(n=N), tmp_path)
+    run("bands")({"VCD": model}, request(n=N), tmp_path)
     rows = table(tmp_path / "bands.csv")
-    assert [(int(row["t"]), int(row["cycles_an_image"])) for row in rows] == [
+    assert [(int(row["t"]), int(row["cycles_per_image"])) for row in rows] == [
         (t, f) for t in (4, 3, 2, 1) for f in range(5)
     ]
     for t in (4, 3, 2, 1):
@@ -983,7 +996,7 @@ def test_a_checkpoint_is_enough(command, ckpt, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "exchange"])
+@pytest.mark.parametrize("task", [task for task in FILES if task != "exchange"])
 def test_every_task_writes_its_files(command, ckpt, tmp_path, task):
     saved(tmp_path, "RGBA", 20, 30)
     own_images = ["images=RGBA-20x30.png"] if task in ("encode", "reconstruct", "resample") else []
@@ -1001,6 +1014,19 @@ def test_every_task_writes_its_files(command, ckpt, tmp_path, task):
         path, _ = steering.encode(model, x0, PerImage(0, range(1)))
         with np.load(tmp_path / "drawn" / "latents-vcd.npz") as found:
             assert np.allclose(found["z"], path.z.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.long
+def test_a_task_of_ones_own_is_a_dotted_path(command, ckpt, tmp_path):
+    """A module with `run`, or a function."""
+    (tmp_path / "mine.py").write_text(
+        "def count(models, request, out):\n"
+        "    (out / 'count.txt').write_text(f'{len(models)} {request.n}')\n"
+        "    return [out / 'count.txt']\n"
+    )
+    process = command("control", "task=mine.count", f"ckpt={ckpt}", "n=3", "out=drawn", cwd=tmp_path)
+    assert written(process, "mine.count", tmp_path) == {tmp_path / "drawn" / "count.txt"}
+    assert (tmp_path / "drawn" / "count.txt").read_text() == "1 3"
 
 
 @pytest.mark.long
@@ -1057,7 +1083,7 @@ def test_a_checkpoint_without_latents_is_one_sentence(command, ckpt, tmp_path):
 
 def test_every_task_refuses_a_model_without_latents(build, tmp_path):
     model = build("model=rissanen", "T=4")
-    for task in TASKS.values():
+    for task in FILES:
         with pytest.raises(UserError, match="has no latents to steer by"):
-            task({"Rissanen": model}, request(), tmp_path)
+            run(task)({"Rissanen": model}, request(), tmp_path)
     assert not list(tmp_path.iterdir())

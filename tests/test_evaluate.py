@@ -27,20 +27,24 @@ from vcd.comparison import making
 from vcd.data.digits import Digits
 from vcd.errors import UserError
 from vcd.images import to_float, to_uint8
-from vcd.metrics import samples, suite
+from vcd.metrics import family, samples
 from vcd.metrics.classifier import Classifier
+from vcd.metrics.families import restoration, spectrum
 from vcd.metrics.inception import FILE
+from vcd.metrics.results import Number, Result, not_finite
 from vcd.randomness import PerImage
 from vcd.report import render
 
 pytestmark = pytest.mark.usefixtures("seed")
 
-SCHEMA = Path(suite.__file__).with_name("metrics.schema.json")
+SCHEMA = Path(samples.__file__).with_name("metrics.schema.json")
 FAMILIES = ["distribution", "spectrum", "memorisation", "restoration", "bound"]
 QUICK = ["n=60", "extractor.steps=200", "extractor.batch_size=64", "restored=12", "device=cpu"]
 DISTRIBUTION = {f"{name}_60" for name in ("fcd", "kcd", "cs", "precision", "recall", "density", "coverage")}
+DISTRIBUTION |= {"fcd_60_heldout", "kcd_60_heldout"}
+SPECTRUM = {"log_spectral_distance_60", "log_spectral_distance_60_heldout"}
 MEMORISATION = {f"{name}_60" for name in ("nearest_train", "copies", "classes_tv")}
-OF_SAMPLES = {*DISTRIBUTION, *MEMORISATION, "log_spectral_distance_60"}
+OF_SAMPLES = {*DISTRIBUTION, *MEMORISATION, *SPECTRUM}
 
 
 def strict(path: Path) -> dict:
@@ -85,11 +89,10 @@ def test_the_schema_is_one_and_refuses_what_is_none():
         ("schema", "vcd-metrics-2"),
         ("date", "yesterday"),
         ("subject", {"n": 60}),
-        ("metrics", {}),
         ("metrics", {"fcd_60": number()}),  # without floor and protocol
         ("metrics", {"new_metric": number(better="less")}),
         ("metrics", {"new_metric": number(floor="1")}),
-        ("curves", {"unheard_of": []}),
+        ("curves", {"steps": [{"t": 0}]}),
     ):
         assert not schema().is_valid(good | {key: other}), (key, other)
 
@@ -113,7 +116,7 @@ def build(compose) -> Callable:
     @functools.cache
     def build(*overrides: str):
         model = scramble(checkpoints.build(compose(*TINY, *overrides)), std=0.1).eval()
-        model.start.fit([to_float(noise_images(40))])
+        model.start.fit([to_float(noise_images(40))], model.degradation)
         return model
 
     return build
@@ -131,17 +134,17 @@ def test_every_family_measures_every_model(build, classifier, tmp_path, kind):
     model = build(*overrides)
     images, finite = samples.draw(model, 0, range(60), 25, show=False)
     assert finite.all()
-    parts = dict(model=model, extractor=classifier, restored=6)
+    parts = dict(model=model, make_extractor=lambda: classifier, restored=6)
     e = evaluation(Digits(size=8, channels=1), images, tmp_path, **parts)
-    result = suite.Result()
-    for family in FAMILIES:
-        part = suite.FAMILIES[family](e)
+    result = Result()
+    for name in FAMILIES:
+        part = family.find(name).measure(e)
         assert not result.numbers.keys() & part.numbers.keys() and not result.curves.keys() & part.curves.keys()
         result.numbers |= part.numbers
         result.curves |= part.curves
     restored = {f"{name}_{way}" for name in ("psnr", "ssim", "mse") for way in ways}
     assert result.numbers.keys() - {f"lpips_{way}" for way in ways} == OF_SAMPLES | restored | bounds
-    assert suite.finite(result.numbers) == []
+    assert not_finite(result.numbers) == []
     evaluate.write(e.out, {"images": "drawn", "n": 60}, result.plain())
     document = fitting(e.out)
     assert document["metrics"]["fcd_60"]["value"] > document["metrics"]["fcd_60"]["floor"] > 0
@@ -152,35 +155,37 @@ def test_every_family_measures_every_model(build, classifier, tmp_path, kind):
 
 def test_families_do_not_move_the_global_randomness(build, classifier, tmp_path):
     model = build("model=vwd")
-    e = evaluation(Digits(size=8, channels=1), noise_images(60), tmp_path, model=model, extractor=classifier)
+    e = evaluation(
+        Digits(size=8, channels=1), noise_images(60), tmp_path, model=model, make_extractor=lambda: classifier
+    )
     before = torch.get_rng_state()
-    for family in FAMILIES:
-        suite.FAMILIES[family](e)
+    for name in FAMILIES:
+        family.find(name).measure(e)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_table_names_every_number_with_its_floor():
-    numbers = {"fcd_60": suite.Number(12.25, "lower", 3.5), "psnr_prior": suite.Number(20.0, "higher", None, "dB")}
+    numbers = {"fcd_60": Number(12.25, "lower", 3.5), "psnr_prior": Number(20.0, "higher", None, "dB")}
     head, first, second = (line.split() for line in evaluate.table(numbers))
     assert head == ["metric", "value", "real", "data", "better"]
     assert first == ["fcd_60", "12.25", "3.5", "lower"] and second == ["psnr_prior", "20", "higher", "dB"]
 
 
 def test_what_is_not_finite_is_still_json(build, tmp_path):
-    """A perfect restoration has an infinite PSNR, and black samples have no power at all in most bands."""
+    """Black samples have no power at all in most bands."""
     data = Given(labelled(noise_images(20)), labelled(noise_images(20, seed=1)))
     model = build("model=bansal")
     network, model.network = model.network, Exact(model, to_float(data.load("val").balanced(8)))
     try:
         e = evaluation(data, torch.zeros_like(noise_images(20)), tmp_path, model=model)
-        result = suite.restoration_(e)
-        part = suite.spectrum(e)
+        result = restoration.measure(e)
+        part = spectrum.measure(e)
         result.numbers |= part.numbers
         result.curves |= part.curves
     finally:
         model.network = network
     evaluate.write(e.out, {"images": "drawn", "n": 20}, result.plain())
-    fitting(e.out)
+    assert values(fitting(e.out))["log_spectral_distance_20"] is None
 
 
 def test_what_is_not_finite_is_still_a_page():
@@ -202,7 +207,7 @@ class SometimesNaN(nn.Module):
 def test_samples_that_are_not_finite_are_counted_and_harm_no_other(compose):
     model = checkpoints.build(compose(*TINY, "model=bansal", "sampler=one_shot")).eval()
     model.network = SometimesNaN()
-    model.start.fit([torch.rand(200, 1, 1, 1).expand(-1, 1, 8, 8) * 2 - 1])
+    model.start.fit([torch.rand(200, 1, 1, 1).expand(-1, 1, 8, 8) * 2 - 1], model.degradation)
     x_T = model.start.sample(PerImage(4, range(40)))
     good = x_T.mean((1, 2, 3)) <= 0
     assert 5 < good.sum() < 35
@@ -356,7 +361,7 @@ def test_a_truncated_cache_of_samples_is_rebuilt_and_said_once(measure, again, r
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("is damaged: it is made anew") == 1 and f"{cache.name} is damaged" in process.stdout
     expected, found = (values(fitting(folder / "metrics.json")) for folder in (run, again))
-    assert found == {name: expected[name] for name in {*DISTRIBUTION, "log_spectral_distance_60"}}
+    assert found == {name: expected[name] for name in {*DISTRIBUTION, *SPECTRUM}}
     images = [
         torch.load(folder / "samples" / cache.name, weights_only=True)["tensors"]["images"] for folder in (run, again)
     ]
@@ -424,6 +429,33 @@ def poisoned(ckpt: Path, path: Path, means: list[float]) -> Path:
 
 
 @pytest.mark.long
+def test_nothing_is_trained_that_is_not_needed(measure, run, tmp_path):
+    """The spectrum needs no classifier, and nothing at all needs none either."""
+    for metrics, expected in (("[]", set()), ("spectrum", SPECTRUM)):
+        arguments = [f"ckpt={run / 'last.ckpt'}", f"metrics={metrics}", f"out={tmp_path / 'm.json'}", *QUICK]
+        process = measure(*arguments, cwd=tmp_path, VCD_DATA=str(tmp_path / "data"))
+        assert process.returncode == 0, process.stderr
+        assert "training" not in process.stdout and not (tmp_path / "data" / "classifiers").exists()
+        assert values(fitting(tmp_path / "m.json")).keys() == expected
+
+
+@pytest.mark.long
+def test_raw_weights_say_whose_prior_they_have(measure, run, prefetched, tmp_path):
+    for arguments, fitted in (([], "averaged weights"), (["prior=independent"], None)):
+        arguments = [
+            f"ckpt={run / 'last.ckpt'}",
+            "raw=true",
+            "metrics=[spectrum]",
+            f"out={tmp_path / 'm.json'}",
+            *arguments,
+        ]
+        process = measure(*arguments, *QUICK, cwd=tmp_path)
+        assert process.returncode == 0, process.stderr
+        assert fitting(tmp_path / "m.json")["subject"]["prior_fitted_to"] == fitted
+        assert ("fitted to latents of the averaged weights" in process.stdout) == (fitted is not None)
+
+
+@pytest.mark.long
 def test_samples_that_are_not_finite_are_left_out_and_said(measure, run, prefetched, tmp_path):
     ckpt = poisoned(run / "last.ckpt", tmp_path / "some" / "last.ckpt", [0.0, math.nan])
     process = measure(f"ckpt={ckpt}", "metrics=[spectrum,memorisation]", *QUICK, cwd=tmp_path)
@@ -432,7 +464,7 @@ def test_samples_that_are_not_finite_are_left_out_and_said(measure, run, prefetc
     document = fitting(ckpt.with_name("metrics.json"))
     assert 15 < int(said) < 45 and document["subject"]["not_finite"] == int(said) and document["subject"]["n"] == 60
     left = 60 - int(said)
-    assert {name.rpartition("_")[2] for name in document["metrics"]} == {str(left)}
+    assert {re.search(r"_(\d+)", name)[1] for name in document["metrics"]} == {str(left)}
     assert document["metrics"][f"copies_{left}"]["protocol"]["n"] == left
 
     ckpt = poisoned(run / "last.ckpt", tmp_path / "all" / "last.ckpt", [math.nan, math.nan])
@@ -451,6 +483,9 @@ def pictures(tmp_path) -> Path:
     (tmp_path / "pictures").mkdir()
     for i, image in enumerate(noise_images(8)):
         Image.fromarray(image[0].numpy()).save(tmp_path / "pictures" / f"{i}.png")
+    (tmp_path / "few").mkdir()
+    for name in ("0.png", "1.png", "2.png"):
+        shutil.copy(tmp_path / "pictures" / name, tmp_path / "few")
     return tmp_path / "pictures"
 
 
@@ -464,8 +499,10 @@ def pictures(tmp_path) -> Path:
         (["ckpt", "dataset=mnist"], ["size 8", "dataset=mnist has 28", "dataset=digits"]),
         (["images=pictures", "dataset=digits", "metrics=[restoration]"], ["ckpt=", "images=DIR", "restoration"]),
         (["ckpt", "split=test"], ["split=test", "train, val"]),
-        (["ckpt", "extractor=inception"], [FILE, "prefetch=true", "extractor=classifier"]),
+        (["ckpt", "extractor=inception"], [FILE, "prefetch=true", "make_extractor=lambda: classifier"]),
         (["ckpt", "n=1"], ["n=1", "at least"]),
+        (["ckpt", "n=5"], ["n=5", "at least 6"]),
+        (["images=few", "dataset=digits"], ["images=few has 3", "at least 6"]),
         (["images=nowhere", "dataset=digits"], ["images=nowhere", "no such file"]),
         (["ckpt=nowhere.ckpt"], ["ckpt=nowhere.ckpt", "no such file"]),
         (["ckpt", "extractor.step=3"], ["extractor.step", "extractor.steps"]),

@@ -12,7 +12,19 @@ ROOT = Path(vcd.__file__).parent
 
 # From the bottom to the top; a name stands for the module or for the whole folder.
 LAYERS = [
-    ["", "errors", "files", "quiet", "signals", "compat", "randomness", "annealing", "learning_rates", "curves"],
+    [
+        "",
+        "errors",
+        "discovery",
+        "files",
+        "quiet",
+        "signals",
+        "compat",
+        "randomness",
+        "annealing",
+        "learning_rates",
+        "curves",
+    ],
     ["levels", "schedules", "spaces"],
     ["batch", "images", "monitoring"],
     ["degradations"],
@@ -20,7 +32,7 @@ LAYERS = [
     ["samplers", "perturbations", "priors", "starts", "networks", "bounds", "data"],
     ["models"],
     ["checkpoints", "memory", "steering", "spectra", "figures", "runs", "loggers", "tracking"],
-    ["metrics", "callbacks", "hardware", "tasks"],
+    ["metrics", "callbacks", "hardware", "request", "tasks"],
     ["sweeps", "comparison"],
     ["cli", "compare", "control", "degrade", "evaluate", "report", "sample", "sweep", "train"],
 ]

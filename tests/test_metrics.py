@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from vcd import checkpoints
+from vcd import bounds, checkpoints
 from vcd.callbacks import timing
 from vcd.callbacks.timing import Timing
 from vcd.comparison import table as tables
@@ -32,11 +32,15 @@ from vcd.data.digits import Digits
 from vcd.degradations.noise import Noise
 from vcd.errors import UserError
 from vcd.images import to_float, to_uint8
-from vcd.metrics import bound, distribution, memorisation, restoration, suite
+from vcd.metrics import family
 from vcd.metrics.cached import cached
 from vcd.metrics.classifier import Classifier
+from vcd.metrics.evaluation import Evaluation, Once
 from vcd.metrics.extractor import Extractor
+from vcd.metrics.families import distribution, memorisation, restoration, spectrum
+from vcd.metrics.fidelity import CEILING, fidelity
 from vcd.metrics.inception import FILE, Inception
+from vcd.metrics.results import Number, not_finite
 from vcd.models.ddpm import DDPM
 from vcd.predictions import X0
 from vcd.randomness import PerImage
@@ -69,25 +73,31 @@ class Given(ImageData):
 class Random(Extractor):
     """A fixed random network: for what has to be the same on both sides, not for what has to mean something."""
 
-    letter = "c"
+    letter, own_classes = "c", True
 
     def __init__(self, pixels: int, features: int = 12, classes: int = 2):
         super().__init__()
         generator = torch.Generator().manual_seed(7)
         self.weight = nn.Parameter(torch.randn(pixels, features, generator=generator) / pixels**0.5)
         self.classes = nn.Parameter(torch.randn(features, classes, generator=generator))
-        self.protocol = {"extractor": "random", "weights": "7"}
+
+    @property
+    def protocol(self):
+        return {"extractor": "random", "weights": "7"}
+
+    def ready(self, data):
+        return self
 
     def forward(self, images):
         features = torch.tanh(to_float(images).flatten(1) @ self.weight)
         return features, features @ self.classes
 
 
-def evaluation(data: ImageData, images: Tensor, folder: Path, **changes) -> suite.Evaluation:
-    extractor = Random(images[0].numel(), classes=len(data.load("train").classes))
-    parts = dict(images=images, model=None, data=data, split="train", extractor=extractor, cache=folder / "cache",
-                 out=folder / "metrics.json", restored=8, levels=3, seed=0)  # fmt: skip
-    return suite.Evaluation(**(parts | changes))
+def evaluation(data: ImageData, images: Tensor, folder: Path, **changes) -> Evaluation:
+    random = Random(images[0].numel(), classes=len(data.load("train").classes))
+    parts = dict(images=images, model=None, data=data, split="train", make_extractor=lambda: random,
+                 cache=folder / "cache", out=folder / "metrics.json", restored=8, levels=3, seed=0)  # fmt: skip
+    return Evaluation(**(parts | changes))
 
 
 # --- Frechet distance -------------------------------------------------------------------------------------------------
@@ -320,13 +330,135 @@ def test_manifolds_are_their_definitions():
     assert all(0.05 < value < 1 for value in expected.values())
 
 
+# --- two splits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("split", "other", "ending"), [("train", "val", "_heldout"), ("val", "train", "_train")])
+def test_distances_from_the_other_split_stand_beside_those_from_the_reference(tmp_path, split, other, ending):
+    """Each with its own floor: as many real images of the one split, compared with the other."""
+    data = Given(labelled(noise_images(60)), labelled(noise_images(40, seed=1) // 2))
+    e = evaluation(data, noise_images(30, seed=2), tmp_path, split=split)
+    numbers = distribution.measure(e).numbers | spectrum.measure(e).numbers
+    (a, _), (b, _), (h, _) = (e.extractor.features(x, "x") for x in (e.images, e.of(split).images, e.of(other).images))
+    for name, to, others in (("fcd_30", b, h), (f"fcd_30{ending}", h, b)):
+        rows = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))[:30]
+        assert numbers[name].value == pytest.approx(distribution.frechet(a, to), rel=1e-6)
+        assert numbers[name].floor == pytest.approx(distribution.frechet(others[rows], to), rel=1e-6)
+    for name in ("fcd_30", "kcd_30", "log_spectral_distance_30"):
+        one, two = (numbers[key].protocol for key in (name, name + ending))
+        assert (one["split"], two["split"]) == (split, other) and one["n"] == two["n"] == 30
+        assert one["reference"] == e.of(split).fingerprint and two["reference"] == e.of(other).fingerprint
+        assert one["reference_n"] == len(e.of(split)) and two["floor_n"] == 30
+
+
+def test_memorised_samples_are_near_the_training_images_only(tmp_path):
+    """What the reference alone would not tell."""
+    data = Given(labelled(noise_images(60)), labelled(noise_images(60, seed=1)))
+    numbers = distribution.measure(evaluation(data, data.load("train").images, tmp_path)).numbers
+    near, far = numbers["fcd_60"], numbers["fcd_60_heldout"]
+    assert near.value == pytest.approx(0, abs=1e-6) and near.value < near.floor
+    assert far.value == pytest.approx(far.floor, rel=1e-6) and far.value > 1e-3
+
+
+def test_what_a_split_looks_like_is_found_out_once(tmp_path, caplog):
+    """For any n, and whichever split is the reference."""
+    data, looked = Given(labelled(noise_images(60)), labelled(noise_images(40, seed=1))), []
+
+    class Looking(Random):
+        def features(self, images, what, batch=256):
+            looked.append(what)
+            return super().features(images, what, batch)
+
+    for n, split in ((30, "train"), (20, "train"), (30, "val")):
+        parts = dict(split=split, make_extractor=lambda: Looking(64))
+        distribution.measure(evaluation(data, noise_images(n, seed=2), tmp_path, **parts))
+    assert sorted(looked) == sorted(["the samples"] * 3 + ["the train split", "the val split"])
+
+
+def test_the_spectrum_needs_no_extractor(tmp_path):
+    def fail():
+        raise AssertionError("a classifier would be trained for nothing")
+
+    data = Given(labelled(noise_images(60)), labelled(noise_images(40, seed=1)))
+    e = evaluation(data, noise_images(30, seed=2), tmp_path, make_extractor=fail)
+    assert spectrum.measure(e).numbers
+
+
+def test_a_data_set_is_read_once(tmp_path):
+    reads = []
+
+    class Read(Given):
+        def _load(self, split):
+            reads.append(split)
+            return super()._load(split)
+
+    data = Once(Read(labelled(noise_images(60)), labelled(noise_images(40, seed=1))))
+    e = evaluation(data, noise_images(30, seed=2), tmp_path)
+    for name in ("distribution", "spectrum", "memorisation"):
+        family.find(name).measure(e)
+    quick(tmp_path).ready(data)
+    assert sorted(reads) == ["train", "val"]
+    assert (data.name, data.size, data.channels) == ("given", 8, 1)
+
+
+# --- families that are found ------------------------------------------------------------------------------------------
+
+MINE = """
+from vcd.metrics.results import Number, Result
+
+NEEDS_A_MODEL, LEAST_IMAGES = True, 4
+
+
+def measure(evaluation):
+    return Result({"brightness": Number(evaluation.images.float().mean().item(), "neither")})
+
+
+def darkness(evaluation):
+    return Result({"darkness": Number(255 - evaluation.images.float().mean().item(), "neither")})
+"""
+
+
+def test_a_family_of_ones_own_is_a_module_or_a_function(tmp_path, monkeypatch):
+    (tmp_path / "owned").mkdir()
+    (tmp_path / "owned" / "light.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    module, function = family.find("owned.light"), family.find("owned.light.darkness")
+    assert module.needs_a_model and module.least_images == 4 and not module.needs_features
+    assert not function.needs_a_model and function.least_images == 2
+    data = Given(labelled(noise_images(60)), labelled(noise_images(40, seed=1)))
+    e = evaluation(data, torch.full((3, 1, 8, 8), 100, dtype=torch.uint8), tmp_path)
+    assert module.measure(e).numbers["brightness"].value == 100
+    assert function.measure(e).numbers["darkness"].value == 155
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("spectra", ["metrics=spectra", "bound, distribution, memorisation, restoration, spectrum", "mine.spectra"]),
+        ("nowhere.at_all", ["metrics=nowhere.at_all", "No module named 'nowhere'"]),
+        ("broken.module", ["metrics=broken.module", "ZeroDivisionError"]),
+        ("vcd.metrics.samples", ["metrics=vcd.metrics.samples", "measure(evaluation)"]),
+        ("vcd.metrics.families.spectrum.nothing", ["nothing"]),
+        ("a..b", ["metrics=a..b"]),
+    ],
+)
+def test_a_family_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, name, words):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "module.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as caught:
+        family.find(name)
+    sentence = str(caught.value)
+    assert all(word in sentence for word in words) and "\n" not in sentence, sentence
+
+
 # --- the spectrum -----------------------------------------------------------------------------------------------------
 
 
 def spectral_distance(images: Tensor, data: ImageData, folder: Path) -> float:
-    result = suite.spectrum(evaluation(data, images, folder))
+    result = spectrum.measure(evaluation(data, images, folder))
     curve = result.curves["spectrum"]
-    assert len(curve["cycles_an_image"]) == len(curve["samples"]) == len(curve["data"]) == 8 // 2 + 1
+    assert len(curve["cycles_per_image"]) == len(curve["samples"]) == len(curve["data"]) == 8 // 2 + 1
     return result.numbers[f"log_spectral_distance_{len(images)}"].value
 
 
@@ -368,7 +500,7 @@ def test_copies_of_training_images_are_found(tmp_path, split):
     train = noise_images(200)
     data = Given(labelled(train), labelled(noise_images(80, seed=1)))
     samples = torch.cat([train[50:80], noise_images(30, seed=2)])
-    result = suite.memorised(evaluation(data, samples, tmp_path, split=split))
+    result = memorisation.measure(evaluation(data, samples, tmp_path, split=split))
     assert 0.5 <= result.numbers["copies_60"].value <= 0.55  # and of the new ones about 1 %
     assert result.numbers["nearest_train_60"].value < result.numbers["nearest_train_60"].floor
     with Image.open(result.pictures[0]) as picture:
@@ -377,7 +509,7 @@ def test_copies_of_training_images_are_found(tmp_path, split):
 
 def test_new_images_are_no_copies(tmp_path):
     data = Given(labelled(noise_images(300)), labelled(noise_images(300, seed=1)))
-    numbers = suite.memorised(evaluation(data, noise_images(300, seed=2), tmp_path)).numbers
+    numbers = memorisation.measure(evaluation(data, noise_images(300, seed=2), tmp_path)).numbers
     assert numbers["copies_300"].value <= 0.05
     assert numbers["nearest_train_300"].value == pytest.approx(numbers["nearest_train_300"].floor, rel=0.02)
 
@@ -398,18 +530,19 @@ def test_total_variation_is_half_the_distance_of_shares():
 @pytest.mark.parametrize("k", [1, 7, 100])
 def test_psnr_and_mse_of_an_error_of_k_grey_levels(k):
     x = noise_images(5, channels=3).clamp(max=255 - k)
-    quality = restoration.fidelity(to_float(x + k), to_float(x))
+    quality = fidelity(x + k, x)
     torch.testing.assert_close(quality["psnr"], torch.full((5,), 20 * math.log10(255 / k)), rtol=1e-4, atol=0)
     torch.testing.assert_close(quality["mse"], torch.full((5,), (2 * k / 255) ** 2), rtol=1e-3, atol=0)
 
 
-def test_what_eight_bits_do_not_show_is_no_error():
+def test_equal_images_have_the_highest_psnr_there_is():
+    """Not infinity, which would be the mean of any number of images."""
     x = noise_images(5)
-    quality = restoration.fidelity(to_float(x) + 0.4 / 127.5, to_float(x))
-    assert quality["mse"].max() == 0
+    quality = fidelity(x, x)
+    assert quality["mse"].max() == 0 and quality["psnr"].tolist() == [CEILING] * 5
     torch.testing.assert_close(quality["ssim"], torch.ones(5), rtol=0, atol=1e-5)
-    worse = restoration.fidelity(to_float(noise_images(5, seed=1)), to_float(x))
-    assert worse["ssim"].max() < 0.5 and worse["mse"].min() > 0.1
+    worse = fidelity(noise_images(5, seed=1), x)
+    assert worse["ssim"].max() < 0.5 and worse["mse"].min() > 0.1 and worse["psnr"].max() < 10
 
 
 class Exact(nn.Module):
@@ -450,7 +583,7 @@ def exact(compose) -> Callable:
         (["model=rissanen", "degradation=black_blur"], {"sequential"}),
         (["model=rissanen", "prediction=vxt", "sampler.steps=2"], {"sequential", "one_step"}),
         (["model=vcd"], {"prior", "posterior"}),
-        (["model=vwd", "prediction=x0", "perturbation=none"], {"prior", "posterior", "one_step"}),
+        (["model=plain", "prediction=x0"], {"prior", "posterior", "one_step"}),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )
@@ -461,7 +594,23 @@ def test_an_exact_network_restores_perfectly_from_every_level(exact, overrides, 
     assert restored.keys() == ways | ({"one_step"} if level == 1 else set())  # where the next level is the clean image
     for way, images in restored.items():
         torch.testing.assert_close(images, x0, rtol=0, atol=1e-5, msg=lambda m, way=way: f"{way}: {m}")
-        assert restoration.fidelity(images, x0)["mse"].max() == 0
+        assert torch.equal(to_uint8(images), to_uint8(x0))
+
+
+def test_one_exact_image_does_not_make_the_mean_infinite(exact, tmp_path):
+    """Nor all of them: the protocol says where PSNR ends."""
+    test = noise_images(8, seed=1)
+    data = Given(labelled(noise_images(20)), labelled(test))
+    shown = data.load("val").balanced(8)
+    expected = []
+    for known in (shown, torch.cat([shown[:3], shown[3:] // 2])):
+        e = evaluation(data, test, tmp_path, model=exact(to_float(known), "model=bansal"))
+        numbers = restoration.measure(e).numbers
+        expected.append(fidelity(known, shown)["psnr"].mean().item())
+        assert numbers["psnr_one_step"].value == pytest.approx(expected[-1], rel=1e-5)
+        assert f"at most {CEILING:g} dB" in numbers["psnr_one_step"].protocol["psnr"]
+        assert "psnr" not in numbers["mse_one_step"].protocol  # which is as it ever was
+    assert expected[0] == CEILING and 20 < expected[1] < 40
 
 
 def test_restoration_starts_from_the_degraded_image_and_belongs_to_the_image(compose):
@@ -479,14 +628,14 @@ def test_restoration_starts_from_the_degraded_image_and_belongs_to_the_image(com
     assert (whole["prior"] - other["prior"]).abs().amax((1, 2, 3)).min() > 0.01
 
 
-@pytest.mark.parametrize("family", [suite.restoration_, suite.likelihood])
-def test_what_needs_test_images_never_takes_training_images(compose, tmp_path, family):
+@pytest.mark.parametrize("name", ["restoration", "bound"])
+def test_what_needs_test_images_never_takes_training_images(compose, tmp_path, name):
     """split says what samples are compared with, not what is restored."""
     model = checkpoints.build(compose(*TINY, "model=vwd")).eval()
     test, values = noise_images(20, seed=1), []
     for split, train in (("train", noise_images(30)), ("val", noise_images(30)), ("val", noise_images(30) // 2)):
         e = evaluation(Given(labelled(train), labelled(test)), test, tmp_path, model=model, split=split)
-        values.append({name: number.value for name, number in family(e).numbers.items()})
+        values.append({key: number.value for key, number in family.find(name).measure(e).numbers.items()})
     assert values[1] == values[2]
     assert values[0] == values[1]
 
@@ -498,28 +647,50 @@ def test_what_needs_test_images_never_takes_training_images(compose, tmp_path, f
 def test_the_decoder_that_beta_implies_is_a_normal_density(beta):
     x, mean = torch.randn(2, 3, 4, 10, dtype=torch.float64)
     expected = -Normal(mean, (beta / 2) ** 0.5).log_prob(x).sum(-1) / math.log(2)
-    found = bound.gaussian_bits((x - mean).square().sum(-1), beta, 10)
+    found = bounds.gaussian_bits((x - mean).square().sum(-1), beta, 10)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
 
 
-def test_rate_and_distortion_are_those_of_the_objective(compose):
-    model = checkpoints.build(compose(*TINY, "model=vwd", "perturbation=none")).eval()
-    x0 = to_float(noise_images(6))
-    torch.manual_seed(1)
-    steps = bound.steps(model, x0)
-    assert {name: tuple(values.shape) for name, values in steps.items()} == {
-        "kl_bits": (3, 6),
-        "reconstruction_sse": (3, 6),
-    }
-    torch.manual_seed(1)
-    for level in (1, 2, 3):
-        t = torch.full((6,), level)
-        x_t, x_s = model.degradation(x0, t), model.degradation(x0, t - 1)
-        q = model.encode(x_t, x_s, t, t - 1)
-        kl = 0.5 * (q.mean**2 + q.stddev**2 - 1 - (q.stddev**2).log()).sum(1) / math.log(2)
-        torch.testing.assert_close(steps["kl_bits"][level - 1], kl)
-        sse = (model.restore(x_t, t, t - 1, q.rsample()) - x_s).square().sum((1, 2, 3))
-        torch.testing.assert_close(steps["reconstruction_sse"][level - 1], sse)
+class Tenth(nn.Module):
+    """A network that adds a tenth of what it sees, whatever the latent."""
+
+    def forward(self, x, t, s, condition):
+        return x / 10
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"), [([], [(1, 0), (2, 1), (3, 2)]), (["prediction=vxt", "sampler.steps=2"], [(2, 0), (3, 2)])]
+)
+def test_rate_and_distortion_are_those_of_the_objective_at_the_steps_of_the_sampler(compose, overrides, steps):
+    model = checkpoints.build(compose(*TINY, "model=plain", *overrides)).eval()
+    model.network, x0 = Tenth(), to_float(noise_images(6))
+    found = model.bound(x0, PerImage(0, range(6)))
+    table = {row["t"]: row for row in found.curves["steps"]}
+    assert found.protocol["levels"] == list(table) == [level for level, _ in steps]
+    rate = distortion = 0.0
+    for level, below in steps:
+        t, s = torch.full((6,), level), torch.full((6,), below)
+        x_t, x_s = model.degradation(x0, t), model.degradation(x0, s)
+        q = model.encode(x_t, x_s, t, s)
+        kl = (0.5 * (q.mean**2 + q.stddev**2 - 1 - (q.stddev**2).log()).sum(1) / math.log(2)).mean().item()
+        mse = (1.1 * x_t - x_s).square().mean().item()
+        assert table[level]["rate_bits"] == pytest.approx(kl, rel=1e-5)
+        assert table[level]["distortion_mse"] == pytest.approx(mse, rel=1e-5)
+        rate, distortion = rate + kl, distortion + mse
+    assert found.numbers["rate_bits"].value == pytest.approx(rate, rel=1e-5)
+    assert found.numbers["distortion_mse"].value == pytest.approx(distortion, rel=1e-5)
+    density = distortion / model.beta + len(steps) / 2 * math.log(
+        math.pi * model.beta
+    )  # the decoder's variance: beta / 2
+    bits = rate / 64 + density / math.log(2)
+    assert found.numbers["path_bound_bits_per_dim"].value == pytest.approx(bits, rel=1e-5)
+
+
+def test_steps_that_all_ask_for_the_clean_image_bound_no_density(compose):
+    """They do not restore one another's states."""
+    model = checkpoints.build(compose(*TINY, "model=plain", "prediction=x0")).eval()
+    found = model.bound(to_float(noise_images(6)), PerImage(0, range(6)))
+    assert found.numbers.keys() == {"rate_bits", "distortion_mse"}
 
 
 class Geometric(Schedule):
@@ -564,8 +735,8 @@ class PosteriorMean(nn.Module):
         self.__dict__["degradation"] = D
 
     def forward(self, x, t, s, z):
-        signal = self.degradation.sqrt_alpha_bar[t[0]].double()
-        variance = self.degradation.sqrt_one_minus_alpha_bar[t[0]].double() ** 2
+        signal = self.degradation.signal[t[0]].double()
+        variance = self.degradation.noise[t[0]].double() ** 2
         if self.rounded:
             log = SHARE.log() - (x.double()[..., None] - signal * VALUES).square() / (2 * variance)
             return (log.softmax(-1) @ VALUES).float()
@@ -592,7 +763,7 @@ def test_the_entropy_of_rounded_gaussian_pixels_is_the_closed_form():
 def test_with_fine_steps_and_the_exact_posterior_mean_the_ddpm_bound_is_the_entropy(denoiser):
     model = denoiser(Noise(T=1200, schedule=Geometric(2e6, 1e-2)), rounded=True)
     x0 = gaussian_pixels(24, 4)
-    parts = bound.ddpm_bits(model, x0, PerImage(0, range(24)))
+    parts = bounds.ddpm_bits(model, x0, PerImage(0, range(24)))
     assert parts.shape == (24, 3) and parts.min() > -1e-6
     assert parts.sum(1).mean().item() == pytest.approx(own_bits(x0).mean().item(), rel=0.01)
     assert parts.sum(1).mean().item() == pytest.approx(ENTROPY, rel=0.04)  # as near as these 384 pixels are
@@ -600,7 +771,7 @@ def test_with_fine_steps_and_the_exact_posterior_mean_the_ddpm_bound_is_the_entr
 
 def expected_bits(D: Noise) -> Tensor:
     """Prior, steps and decoder in closed form: of Gaussian pixels the errors of the posterior mean are Gaussian."""
-    abar = D.alpha_bar.double()
+    abar = D.signal.double() ** 2
     snr = abar[1:] / (1 - abar[1:])
     mmse = 1 / (1 / STD**2 + snr)  # at t = 1..T
     end = 0.5 * (abar[-1] * STD**2 - abar[-1] - (1 - abar[-1]).log())
@@ -618,7 +789,7 @@ def expected_bits(D: Noise) -> Tensor:
 def test_the_parts_of_the_ddpm_bound_are_their_expectations(denoiser, schedule):
     """1,000 steps are too few for the entropy: they are far apart where there is little noise."""
     D = Noise(T=1000, schedule=schedule)
-    parts, expected = bound.ddpm_bits(denoiser(D), gaussian_pixels(32, 8), PerImage(0, range(32))), expected_bits(D)
+    parts, expected = bounds.ddpm_bits(denoiser(D), gaussian_pixels(32, 8), PerImage(0, range(32))), expected_bits(D)
     error = parts.std(0) / 32**0.5
     assert ((parts.mean(0) - expected).abs() <= 4 * error + 1e-6).all()
     assert parts.sum(1).mean().item() == pytest.approx(expected.sum().item(), rel=0.01)
@@ -627,13 +798,13 @@ def test_the_parts_of_the_ddpm_bound_are_their_expectations(denoiser, schedule):
 
 def test_some_levels_measure_what_all_levels_measure(denoiser):
     model, x0 = denoiser(Noise(T=200, schedule=Cosine())), gaussian_pixels(100, 4)
-    whole, some = (bound.ddpm_bits(model, x0, PerImage(0, range(100)), levels) for levels in (None, 80))
+    whole, some = (bounds.ddpm_bits(model, x0, PerImage(0, range(100)), levels) for levels in (None, 80))
     difference = some.sum(1) - whole.sum(1)
     error = (difference.std() / 100**0.5).item()
     assert difference.mean().item() == pytest.approx(0, abs=4 * error)
     assert 0 < error < 0.02 * ENTROPY  # small enough to see a mistake
     assert torch.equal(some[:, 0], whole[:, 0])
-    most = [bound.ddpm_bits(model, x0[:3], PerImage(0, range(3)), levels) for levels in (None, 199, 5000)]
+    most = [bounds.ddpm_bits(model, x0[:3], PerImage(0, range(3)), levels) for levels in (None, 199, 5000)]
     assert torch.equal(most[0], most[1]) and torch.equal(most[0], most[2])
 
 
@@ -641,19 +812,19 @@ def test_some_levels_measure_what_all_levels_measure(denoiser):
 def test_the_levels_that_are_measured_are_spread_by_what_they_contribute(denoiser, schedule):
     """As vcd.evaluate asks: 100 of 1,000 levels. Half of the bits come from the first ten."""
     model, x0 = denoiser(Noise(T=1000, schedule=schedule)), gaussian_pixels(40, 8)
-    bits = bound.ddpm_bits(model, x0, PerImage(0, range(40)), 100).sum(1)
+    bits = bounds.ddpm_bits(model, x0, PerImage(0, range(40)), 100).sum(1)
     assert bits.std().item() / 256**0.5 < 0.03  # the error of the mean of 256 images, in bits a dimension
 
 
 def test_the_bound_of_an_image_does_not_depend_on_its_batch(denoiser):
     model, x0 = denoiser(Noise(T=30, schedule=Cosine())), gaussian_pixels(6, 4)
-    whole, one = (bound.ddpm_bits(model, x0[rows], PerImage(5, rows), 29) for rows in (range(6), range(4, 5)))
+    whole, one = (bounds.ddpm_bits(model, x0[rows], PerImage(5, rows), 29) for rows in (range(6), range(4, 5)))
     torch.testing.assert_close(whole[4:5], one, rtol=1e-5, atol=0)
 
 
 def test_a_worse_restorer_needs_more_bits(denoiser):
     D, x0 = Noise(T=100, schedule=Linear()), gaussian_pixels(8, 8)
-    bits = [bound.ddpm_bits(denoiser(D, wrong=w), x0, PerImage(0, range(8))).sum(1).mean() for w in (0.0, 0.02, 0.05)]
+    bits = [bounds.ddpm_bits(denoiser(D, wrong=w), x0, PerImage(0, range(8))).sum(1).mean() for w in (0.0, 0.02, 0.05)]
     assert bits[0] + 0.1 < bits[1] and bits[1] + 0.1 < bits[2]
 
 
@@ -729,7 +900,7 @@ def test_features_that_are_kept_belong_to_their_images(tmp_path):
     found = []
     for seed in (0, 1):
         data = Given(labelled(noise_images(20, seed=seed)), held, name="folder")
-        found.append(evaluation(data, noise_images(6), tmp_path).features("reference")[0])
+        found.append(evaluation(data, noise_images(6), tmp_path).features_of("train")[0])
     assert not torch.equal(*found)
 
 
@@ -784,6 +955,50 @@ def test_the_same_seed_gives_the_same_weights_and_other_settings_others(digits, 
         quick(tmp_path / "a", **change).ready(digits).protocol["weights"] for change in ({"seed": 1}, {"steps": 5}, {})
     }
     assert len(hashes) == 3
+
+
+class Interrupted(ImageData):
+    """The digits, whose images can be had so many times only: then somebody presses Ctrl-C."""
+
+    def __init__(self, digits: Digits, times: int):
+        super().__init__(name=digits.name, size=digits.size, channels=digits.channels)
+        self.digits, self.left = digits, times
+
+    def _load(self, split):
+        whole, own = self.digits.load(split), self
+
+        class Left(Images):
+            def batch(self, index):
+                own.left -= 1
+                if own.left < 0:
+                    raise KeyboardInterrupt
+                return super().batch(index)
+
+        return Left(whole.images, whole.labels, whole.classes)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(digits, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    straight = quick(tmp_path / "a", steps=120).ready(digits).protocol
+    for times in (70, 40):  # 0..69, kept at 50; 50..89, nothing new kept
+        with pytest.raises(KeyboardInterrupt):
+            quick(tmp_path / "b", steps=120).ready(Interrupted(digits, times))
+        assert {path.suffix for path in (tmp_path / "b" / "classifiers").iterdir()} == {".unfinished"}
+    rest = Interrupted(digits, 70)
+    assert quick(tmp_path / "b", steps=120).ready(rest).protocol == straight
+    assert rest.left == 0  # 50..119, nothing twice
+    assert "the training goes on at step 50" in caplog.text
+    assert {path.suffix for path in (tmp_path / "b" / "classifiers").iterdir()} == {".pt", ".json"}
+
+
+def test_what_is_damaged_of_an_interrupted_training_is_left_out(digits, tmp_path, caplog):
+    with pytest.raises(KeyboardInterrupt):
+        quick(tmp_path / "b", steps=60).ready(Interrupted(digits, 55))
+    (unfinished,) = (tmp_path / "b" / "classifiers").iterdir()
+    unfinished.write_bytes(unfinished.read_bytes()[:1000])
+    damaged = quick(tmp_path / "b", steps=60).ready(digits).protocol
+    assert damaged == quick(tmp_path / "a", steps=60).ready(digits).protocol
+    assert f"{unfinished} is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
@@ -973,6 +1188,15 @@ def test_numbers_of_different_protocols_may_be_left_out(three, tmp_path):
     assert "rate_bits" not in found.columns and found.cell("VWD", "fcd_50") == "3"
 
 
+def test_numbers_of_version_0_1_compare_with_todays(tmp_path):
+    """A key of the protocol has another name since."""
+    old, new = (
+        folder(tmp_path, f"digits-ddpm-noise-{i}-seed0", "DDPM", {"bits_per_dim": number(3.0 + i, **{key: 100})})
+        for i, key in enumerate(("levels_an_image", "levels_per_image"))
+    )
+    assert table_of([old, new]).columns[0] == "bits_per_dim"
+
+
 def test_metrics_that_only_some_have_do_not_matter(three, tmp_path):
     other = folder(tmp_path, "digits-vwd-blur-5678-seed0", "VWD", {"fcd_60": number(3.0, n=60)})
     table = table_of([*three, other])
@@ -1157,6 +1381,6 @@ def test_a_step_of_several_batches_is_one_row(tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_named():
-    good = suite.Number(1.0, "lower")
+    good = Number(1.0, "lower")
     numbers = {"a": good, "b": replace(good, value=math.nan), "c": replace(good, value=math.inf)}
-    assert suite.finite(numbers) == ["b", "c"]
+    assert not_finite(numbers) == ["b", "c"]

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,14 +17,15 @@ def main(cfg: DictConfig) -> None:
     """Train and evaluate what is asked for and not there yet; then write the table, the pictures and the page."""
     from vcd import checkpoints, report
     from vcd.comparison import making, pictures, table
+    from vcd.files import write_text
     from vcd.quiet import quiet
-    from vcd.runs import write_atomically
 
     quiet()
     out = Path(cfg.out)
-    folders, called = _folders(cfg), {}
+    folders, called = _folders(cfg), dict[Path, str]()
     if cfg.train:
-        variants, common = OmegaConf.to_container(cfg.train), [*cfg.common, f"data.root={cfg.data.root}"]
+        variants: Any = OmegaConf.to_container(cfg.train)
+        common = [*cfg.common, f"data.root={cfg.data.root}"]
         if cfg.seconds:
             steps = making.steps_in(cfg.seconds, variants, common, out / "probes", cfg.processes)
             log.info("steps in %g seconds: %s", cfg.seconds, steps)
@@ -35,21 +37,21 @@ def main(cfg: DictConfig) -> None:
         raise UserError("say what to compare: runs=[A,B], below=DIR or experiment=compare_mnist_cpu")
     if cfg.evaluate is not None:
         making.evaluate(folders, [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"], cfg.processes)
-    variants = table.group([table.read(folder, cfg.leave_out) for folder in folders], called)
-    found = table.table(variants)
+    compared = table.group([table.read(folder, cfg.leave_out) for folder in folders], called)
+    found = table.table(compared)
     out.mkdir(parents=True, exist_ok=True)
     written = {"markdown": out / "table.md", "csv": out / "table.csv"}
-    write_atomically(written["markdown"], table.markdown(found))
-    write_atomically(written["csv"], table.plain(found))
+    write_text(written["markdown"], table.markdown(found))
+    write_text(written["csv"], table.plain(found))
     if cfg.latex:
         written["latex"] = out / "table.tex"
-        write_atomically(written["latex"], table.latex(found))
+        write_text(written["latex"], table.latex(found))
     device = checkpoints.device_of(cfg.device)
-    written["samples"] = pictures.picture(variants, out / "samples.png", n=cfg.n, seed=cfg.seed, device=device)
-    written["curves"] = pictures.curves(variants, out / "curves.png")
-    looks = [report.look(v.runs[0].folder, n=36, pairs=6, seed=cfg.seed, device=device) for v in variants]
+    written["samples"] = pictures.picture(compared, out / "samples.png", n=cfg.n, seed=cfg.seed, device=device)
+    written["curves"] = pictures.curves(compared, out / "curves.png")
+    looks = [report.look(v.runs[0].folder, n=36, pairs=6, seed=cfg.seed, device=device) for v in compared]
     written["page"] = out / "comparison.html"
-    write_atomically(written["page"], report.render(looks, found.cells()))
+    write_text(written["page"], report.render(looks, found.cells()))
     log.info("%s", table.markdown(found))
     for name, path in written.items():
         log.info("%-10s %s", name, path)

@@ -1,15 +1,24 @@
 """python -m vcd.evaluate ckpt=... (or images=DIR): numbers that can be trusted, each with its floor and its protocol."""
 
+import functools
 import json
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from vcd.cli import entry
 from vcd.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vcd.data.base import ImageData
+    from vcd.metrics.extractor import Extractor
+    from vcd.metrics.results import Number
+    from vcd.models.base import Diffusion
 
 log = logging.getLogger("vcd")
 FEW = 2000  # below this, distances between distributions are mostly noise
@@ -18,65 +27,91 @@ FEW = 2000  # below this, distances between distributions are mostly noise
 @entry("evaluate")
 def main(cfg: DictConfig) -> None:
     """Measure; print a table and write metrics.json with the provenance of every number."""
+    import torch
     from hydra.utils import instantiate
 
     from vcd import checkpoints, figures
-    from vcd.metrics.distribution import NEIGHBOURS
-    from vcd.metrics.suite import FAMILIES, NEED_A_MODEL, Evaluation, Result, finite
+    from vcd.metrics import family
+    from vcd.metrics.evaluation import Evaluation, Once
+    from vcd.metrics.results import Result, not_finite
     from vcd.quiet import quiet
 
     quiet()
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
     device = checkpoints.device_of(cfg.device)
-    families = list(cfg.metrics)
-    if unknown := [name for name in families if name not in FAMILIES]:
-        raise UserError(f"metrics: {', '.join(unknown)} is not one of {', '.join(FAMILIES)}")
-    few = NEIGHBOURS + 1 if "distribution" in families else 2  # every image needs its neighbours
-    leasts = {"n": few, "batch_size": 1, "processes": 1, "restored": 1, "levels": 1, "seed": 0}
-    for key, least in leasts.items():
-        if cfg[key] < least:
-            raise UserError(f"{key}={cfg[key]} must be at least {least}")
+    families = [family.find(name) for name in ([cfg.metrics] if isinstance(cfg.metrics, str) else cfg.metrics)]
+    least = max((f.least_images for f in families), default=2)
+    leasts = {"n": least, "batch_size": 1, "processes": 1, "restored": 1, "levels": 1, "seed": 0}
+    for key, value in leasts.items():
+        if cfg[key] < value:
+            raise UserError(f"{key}={cfg[key]} must be at least {value}")
     if cfg.split not in ("train", "val"):
         raise UserError(f"split={cfg.split} is not one of train, val")
     model, run = (None, None) if cfg.ckpt is None else checkpoints.load(cfg.ckpt, device, cfg.raw, _parts(cfg))
-    data = reference(cfg, run)
-    if not cfg.prefetch and model is None and (cfg.images is None or NEED_A_MODEL & set(families)):
-        raise UserError("say what to evaluate: ckpt=runs/.../last.ckpt, or images=DIR (without restoration and bound)")
-    extractor = instantiate(cfg.extractor).ready(data).to(device)
+    data = Once(reference(cfg, run))
+    if not cfg.prefetch and model is None and (cfg.images is None or any(f.needs_a_model for f in families)):
+        alone = [f.name for f in families if not f.needs_a_model]
+        raise UserError("say what to evaluate: ckpt=runs/.../last.ckpt, or images=DIR with metrics that need no model, "
+                        f"such as metrics=[{','.join(alone)}]")  # fmt: skip
+    extractor = instantiate(cfg.extractor)
+
+    @functools.cache
+    def ready() -> "Extractor":
+        return extractor.ready(data).to(device)
+
     if cfg.prefetch:
-        log.info("everything is there: %s", extractor.protocol)
+        log.info("everything is there: %s", ready().protocol)
         return
+    _check_size(data, least)
+    if any(f.needs_features for f in families):
+        ready()  # before the sampling, for what is missing here
     images, subject = _subject(cfg, model, run, data)
-    if len(images) < FEW:
-        log.warning("%d images are few: compare with the floor, and with numbers of the same n only", len(images))
-    held_out = len(data.load("val" if cfg.split == "train" else "train"))
-    if len(images) > held_out:
-        log.warning("there are only %d held-out images: the floor is measured with these, at a smaller n", held_out)
+    if len(images) < least:
+        what = (
+            f"images={cfg.images} has"
+            if cfg.images is not None
+            else f"ckpt={cfg.ckpt}: of the finite samples there are"
+        )
+        raise UserError(f"{what} {len(images)}, and these metrics need at least {least}")
+    _warn_of_few(len(images), len(data.load("val" if cfg.split == "train" else "train")))
     out = Path(cfg.out) if cfg.out else place(Path(cfg.ckpt) if cfg.ckpt else None)
     out.parent.mkdir(parents=True, exist_ok=True)
     evaluation = Evaluation(
-        images=images, model=model, data=data, split=cfg.split, extractor=extractor, out=out, seed=cfg.seed,
-        cache=Path(cfg.data.root).expanduser() / "cache", restored=cfg.restored, levels=cfg.levels,
+        images=images, model=model, data=data, split=cfg.split, make_extractor=ready, out=out, seed=cfg.seed,
+        cache=Path(cfg.data.root).expanduser() / "cache", restored=cfg.restored, levels=cfg.levels, device=device,
     )  # fmt: skip
     result = Result()
-    for i, name in enumerate(families):
-        log.info("[%d/%d] %s", i + 1, len(families), name)
-        part = FAMILIES[name](evaluation)
-        result.numbers |= part.numbers
-        result.curves |= part.curves
-        result.pictures += part.pictures
-    if odd := finite(result.numbers):
+    for i, one in enumerate(families):
+        log.info("[%d/%d] %s", i + 1, len(families), one.name)
+        result.add(one.measure(evaluation))
+    if odd := not_finite(result.numbers):
         log.warning("not finite: %s", ", ".join(odd))
     write(out, subject, result.plain())
     for line in table(result.numbers):
         log.info("%s", line)
     if (drawn := figures.evaluation(out.with_suffix(".png"), result.curves)) is not None:
         result.pictures.append(drawn)
-    for name, path in [("picture", p) for p in result.pictures] + [("metrics", out)]:
+    for name, path in [*(("picture", p) for p in result.pictures), ("metrics", out)]:
         log.info("%-10s %s", name, path)
     if cfg.ckpt and Path(cfg.ckpt).stem == "last":  # the summary is of the run's end
         from vcd.loggers import summarise
 
         summarise(Path(cfg.ckpt).parent, {name: number.value for name, number in result.numbers.items()})
+
+
+def _check_size(data: "ImageData", least: int) -> None:
+    for split in ("train", "val"):
+        if (count := len(data.load(split))) < least:
+            raise UserError(f"the {split} split of {data.name} has {count} images, and these metrics need at least "
+                            f"{least}: take a larger data set, or metrics=[restoration,bound]")  # fmt: skip
+
+
+def _warn_of_few(n: int, held_out: int) -> None:
+    if n < FEW:
+        log.warning("%d images are few: compare with the floor, and with numbers of the same n only", n)
+    if n > held_out:
+        log.warning("there are only %d images for the floor: it is measured with these, at a smaller n", held_out)
 
 
 def place(ckpt: Path | None) -> Path:
@@ -90,13 +125,14 @@ def _parts(cfg: DictConfig) -> dict[str, Any]:
     return {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
 
 
-def reference(cfg: DictConfig, run: DictConfig | None):
+def reference(cfg: DictConfig, run: DictConfig | None) -> "ImageData":
     """The data set to compare with: the one named, or the run's own. UserError when the images do not fit."""
     from hydra.utils import instantiate
 
-    if cfg.get("dataset") is None and run is None:
+    own = cfg if cfg.get("dataset") is not None else run
+    if own is None:
         raise UserError("say what to compare with: dataset=mnist, for instance")
-    node = (run if cfg.get("dataset") is None else cfg).dataset
+    node = own.dataset
     source = OmegaConf.create(OmegaConf.to_container(node.source, resolve=True))
     if "root" in source:
         source.root = cfg.data.root
@@ -110,37 +146,47 @@ def reference(cfg: DictConfig, run: DictConfig | None):
     return instantiate(source)
 
 
-def _subject(cfg: DictConfig, model, run: DictConfig | None, data) -> tuple[Any, dict[str, Any]]:
+def _subject(
+    cfg: DictConfig, model: "Diffusion | None", run: DictConfig | None, data: "ImageData"
+) -> tuple["Tensor", dict[str, Any]]:
     """The images, and where they come from."""
     from vcd import checkpoints
     from vcd.data import own
-    from vcd.images import to_uint8
     from vcd.metrics import samples
+    from vcd.spaces import to_uint8
 
-    if cfg.images is not None:
+    if cfg.images is not None or model is None or run is None:
         images = to_uint8(own.read(cfg.images, size=data.size, channels=data.channels, key="images"))
         return images, {"images": str(Path(cfg.images).resolve()), "n": len(images)}
-    parts = OmegaConf.to_container(OmegaConf.create(_parts(cfg)))
+    parts: Any = OmegaConf.to_container(OmegaConf.create(_parts(cfg)))
     drawn = samples.generate(model, cfg.ckpt, n=cfg.n, seed=cfg.seed, batch_size=cfg.batch_size, processes=cfg.processes,
                              raw=cfg.raw, parts=parts)  # fmt: skip
     images, finite = drawn["images"], drawn["finite"]
     if not finite.all():
         log.warning("%d of %d samples are not finite: they are left out", (~finite).sum(), len(finite))
         images = images[finite]
-        if len(images) < 2:
-            raise UserError(f"ckpt={cfg.ckpt}: hardly a sample is finite; there is nothing to measure")
+    if by_others := cfg.raw and _fitted(model):
+        log.warning("raw=true: the prior was fitted to latents of the averaged weights, not of these; prior=independent "
+                    "is fitted to none")  # fmt: skip
     step = checkpoints.read(cfg.ckpt)["global_step"]
     seconds = drawn["seconds"].item()
     return images, {
         "ckpt": str(Path(cfg.ckpt).resolve()), "sha256": checkpoints.fingerprint(cfg.ckpt), "model": type(model).__name__,
         "data": run.dataset.name, "degradation": type(model.degradation).__name__, "T": model.degradation.T,
         "sampler": type(model.sampler).__name__, "prior": type(model.prior).__name__ if hasattr(model, "prior") else None,
+        "prior_fitted_to": "averaged weights" if by_others else None,
         "delta": model.sampler.delta, "raw": cfg.raw, "training_seed": run.seed, "seed": cfg.seed, "n": cfg.n,
         "not_finite": int((~finite).sum()), "parameters": sum(p.numel() for p in model.parameters()), "steps": step,
         "images_seen": step * run.batch_size, "sampling_seconds": round(seconds, 3),
         "images_per_second": round(cfg.n / max(seconds, 1e-9), 3),
         "evaluations_per_sample": len(model.sampler.grid(model.degradation.T)) - 1,
     }  # fmt: skip
+
+
+def _fitted(model: "Diffusion") -> bool:
+    """Whether its prior holds what was fitted after training."""
+    prior = getattr(model, "prior", None)
+    return prior is not None and any(buffer.numel() for buffer in prior.buffers())
 
 
 def write(out: Path, subject: dict[str, Any], result: dict[str, Any]) -> None:
@@ -152,7 +198,7 @@ def write(out: Path, subject: dict[str, Any], result: dict[str, Any]) -> None:
     import torch
 
     from vcd import __version__
-    from vcd.runs import write_atomically
+    from vcd.files import write_text
 
     packages = {name: version(name) for name in ("torch", "torchmetrics", "torch-fidelity", "scikit-learn")}
     machine = (
@@ -162,7 +208,7 @@ def write(out: Path, subject: dict[str, Any], result: dict[str, Any]) -> None:
     )
     facts = {"schema": "vcd-metrics-1", "date": time.strftime("%Y-%m-%d"), "machine": machine,
              "versions": {"vcd": __version__, "python": platform.python_version(), **packages}, "subject": subject}  # fmt: skip
-    write_atomically(out, json.dumps(_finite(facts | result), indent=2, allow_nan=False) + "\n")
+    write_text(out, json.dumps(_finite(facts | result), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(node: Any) -> Any:
@@ -174,7 +220,7 @@ def _finite(node: Any) -> Any:
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
-def table(numbers: dict[str, Any]) -> list[str]:
+def table(numbers: dict[str, "Number"]) -> list[str]:
     """Lines for the terminal: name, value, floor."""
     width = max((len(name) for name in numbers), default=6)
     lines = [f"{'metric':{width}} {'value':>11} {'real data':>11}   better"]

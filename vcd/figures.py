@@ -100,7 +100,7 @@ def evaluation(path: Path, curves: Mapping[str, Any]) -> Path | None:
         table = curves[name]
         if name == "spectrum":
             for which, style in (("data", "k--"), ("samples", "C0-")):
-                axis.plot(table["cycles_an_image"], table[which], style, label=which)
+                axis.plot(table["cycles_per_image"], table[which], style, label=which)
             axis.set(title="power spectrum", xlabel="cycles an image", yscale="log")
         elif name == "classes":
             at, total = range(len(table["names"])), sum(table["samples"])

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from vcd.callbacks import timing
 from vcd.errors import UserError
 from vcd.evaluate import place
+from vcd.files import write_text
 from vcd.sweeps import processes as side_by_side
 
 
@@ -55,7 +56,7 @@ def evaluate(folders: list[Path], overrides: list[str], processes: int) -> None:
         bar.update()
         if process.returncode:
             return f"{ckpt} could not be evaluated: {process.stderr.strip().splitlines()[-1]}"
-        _stamp(ckpt).write_text(_asked(ckpt, overrides))
+        write_text(_stamp(ckpt), _asked(ckpt, overrides))
         return None
 
     every = [ckpt for folder in folders for ckpt in (*sorted(folder.glob("step-*.ckpt")), folder / "last.ckpt")]

@@ -13,6 +13,7 @@ from typing import Any
 from vcd.callbacks import timing
 from vcd.errors import UserError
 
+RENAMED = {"levels_an_image": "levels_per_image"}  # in protocols of version 0.1
 FACTS = {"parameters": "parameters", "images_seen": "images seen", "training_seconds": "training s",
          "images_per_second": "samples/s", "evaluations_per_sample": "evaluations"}  # fmt: skip
 
@@ -22,7 +23,7 @@ class Run:
     """An evaluated run folder."""
 
     folder: Path
-    metrics: dict[str, dict[str, Any]]  # name -> the Number of the suite
+    metrics: dict[str, dict[str, Any]]  # a Number by its name
     subject: dict[str, Any]
 
     @property
@@ -78,7 +79,10 @@ def read(folder: Path, leave_out: Sequence[str] = ()) -> Run:
     subject = found["subject"]
     if "model" not in subject:
         raise UserError(f"{folder}/metrics.json is of a folder of images, not of a run: there is no model to compare")
-    run = Run(folder, {k: v for k, v in found["metrics"].items() if not k.startswith(tuple(leave_out))}, subject)
+    metrics = {name: number for name, number in found["metrics"].items() if not name.startswith(tuple(leave_out))}
+    for number in metrics.values():
+        number["protocol"] = {RENAMED.get(key, key): value for key, value in number["protocol"].items()}
+    run = Run(folder, metrics, subject)
     if run.times:
         subject["training_seconds"] = run.times[-1][1]
     return run

@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -13,25 +13,26 @@ from tqdm import tqdm
 
 from vcd.data.base import ImageData, Images
 from vcd.errors import UserError
-from vcd.images import to_float
-from vcd.metrics.cached import cached, digest, key
+from vcd.files import atomic, write_text
+from vcd.metrics.cached import Tensors, cached, digest, key
 from vcd.metrics.extractor import Extractor
-from vcd.runs import write_atomically
+from vcd.spaces import to_float
 
 log = logging.getLogger(__name__)
 VERSION = 1  # counts up when the same data would give other weights
 WIDTH, FEATURES = 32, 128
+EVERY = 50  # steps: how often the training is kept, so that an interrupted one goes on from there
 
 
 @final
 class Classifier(Extractor):
     """Three convolutions, then the `FEATURES` units that are compared, then the classes.
 
-    Trained once, seeded, and kept below `root` with its hash and test accuracy in a .json beside it; UserError for
-    data of a single class.
+    Trained once, seeded, and kept below `root` with its hash and test accuracy in a .json beside it. Interrupted, the
+    training goes on where it was, to the same weights. UserError for data of a single class.
     """
 
-    letter = "c"
+    letter, own_classes = "c", True
 
     def __init__(self, *, root: str | Path, steps: int, batch_size: int = 128, seed: int = 0):
         super().__init__()
@@ -43,47 +44,59 @@ class Classifier(Extractor):
         classes = len(train.classes)
         if classes < 2:
             raise UserError(f"{data.name} has a single class, there is nothing to classify: take extractor=inception")
-        self.layers = nn.Sequential(
-            nn.Conv2d(data.channels, WIDTH, 3, padding=1), nn.SiLU(),
-            nn.Conv2d(WIDTH, 2 * WIDTH, 3, stride=2, padding=1), nn.GroupNorm(8, 2 * WIDTH), nn.SiLU(),
-            nn.Conv2d(2 * WIDTH, 4 * WIDTH, 3, stride=2, padding=1), nn.GroupNorm(8, 4 * WIDTH), nn.SiLU(),
-            nn.AdaptiveAvgPool2d(min(4, data.size // 4)), nn.Flatten(),
-        )  # fmt: skip
-        self.compared = nn.Linear(4 * WIDTH * min(4, data.size // 4) ** 2, FEATURES)
-        self.classes = nn.Linear(FEATURES, classes)
+        self._build(data.channels, data.size, classes)
         test = data.load("val")
         facts = dict(
             data=(data.name, train.fingerprint, test.fingerprint), how=(self.steps, self.batch_size, self.seed, VERSION)
         )
         path = self.root / "classifiers" / f"{data.name}-{key(**facts)}.pt"
 
-        def make() -> dict[str, Tensor]:
+        def make() -> Tensors:
             log.info("training the classifier of %s once (%d steps), kept as %s", data.name, self.steps, path)
-            self._fit(train)
+            self._fit(train, unfinished)
             return {**self.state_dict(), "accuracy": torch.tensor(self._accuracy(test))}
 
+        unfinished = path.with_suffix(".unfinished")
         kept = cached(path, make)
+        unfinished.unlink(missing_ok=True)
         self.accuracy = kept.pop("accuracy").item()
         self.load_state_dict(kept)
         note, text = path.with_suffix(".json"), json.dumps(self.protocol, indent=2) + "\n"
         if not note.exists() or note.read_text() != text:
-            write_atomically(note, text)
+            write_text(note, text)
         return self.eval()
+
+    def _build(self, channels: int, size: int, classes: int) -> None:
+        side = min(4, size // 4)
+        with torch.random.fork_rng():  # modules draw weights when they are made
+            self.layers = nn.Sequential(
+                nn.Conv2d(channels, WIDTH, 3, padding=1), nn.SiLU(),
+                nn.Conv2d(WIDTH, 2 * WIDTH, 3, stride=2, padding=1), nn.GroupNorm(8, 2 * WIDTH), nn.SiLU(),
+                nn.Conv2d(2 * WIDTH, 4 * WIDTH, 3, stride=2, padding=1), nn.GroupNorm(8, 4 * WIDTH), nn.SiLU(),
+                nn.AdaptiveAvgPool2d(side), nn.Flatten(),
+            )  # fmt: skip
+            self.compared = nn.Linear(4 * WIDTH * side**2, FEATURES)
+            self.classes = nn.Linear(FEATURES, classes)
 
     def forward(self, images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
         features = F.silu(self.compared(self.layers(to_float(images))))
         return features, self.classes(features)
 
-    def _fit(self, train: Images) -> None:
+    def _fit(self, train: Images, unfinished: Path) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for module in self.modules():
-                if hasattr(module, "reset_parameters"):
+                if isinstance(module, nn.Conv2d | nn.GroupNorm | nn.Linear):
                     module.reset_parameters()
             optimizer = torch.optim.AdamW(self.parameters(), lr=2e-3, weight_decay=1e-2)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=self.steps)
+            parts = {"weights": self, "optimizer": optimizer, "schedule": schedule}
+            first = _resumed(unfinished, parts)
             self.train()
-            for _ in tqdm(range(self.steps), desc="classifier", unit="step", leave=False):
+            steps = range(first, self.steps)
+            for step in tqdm(steps, desc="classifier", unit="step", leave=False, initial=first, total=self.steps):
+                if step % EVERY == 0 and step > first:
+                    _keep(unfinished, parts, step)
                 index = torch.randint(len(train), (self.batch_size,))
                 _, logits = self(train.batch(index))
                 optimizer.zero_grad()
@@ -100,3 +113,26 @@ class Classifier(Extractor):
     def protocol(self) -> dict[str, str | float]:
         weights = {name: tensor.cpu() for name, tensor in self.state_dict().items()}
         return {"extractor": "classifier", "weights": digest(weights)[:16], "test_accuracy": round(self.accuracy, 6)}
+
+
+def _keep(path: Path, parts: dict[str, Any], step: int) -> None:
+    """Where the training is."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    with atomic(path) as temporary:
+        torch.save({**state, "step": step, "random": torch.get_rng_state()}, temporary)
+
+
+def _resumed(path: Path, parts: dict[str, Any]) -> int:
+    """The step at which an interrupted training goes on, all parts being as they were then; 0 where there is none."""
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception:  # truncated, in whatever way
+        log.warning("%s is damaged: the training starts anew", path)
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    torch.set_rng_state(state["random"])
+    log.info("the training goes on at step %d", state["step"])
+    return state["step"]

@@ -19,6 +19,7 @@ class Inception(Extractor):
     """torch-fidelity's port of the original weights: 2,048 features. UserError when they are neither there nor in reach."""
 
     letter = "i"
+    own_classes = False
 
     def __init__(self, *, weights: str | None = None, prefetch: bool = False):
         super().__init__()
@@ -39,8 +40,12 @@ class Inception(Extractor):
             )
         except Exception as error:  # whatever the download or the file raises
             raise UserError(f"Inception's weights could not be had ({error}): copy {FILE} to {place}") from error
-        self.protocol = {"extractor": "inception-v3-compat", "weights": fingerprint(place)[:16]}
+        self.hash = fingerprint(place)[:16]
         return self.eval()
+
+    @property
+    def protocol(self) -> dict[str, str | float]:
+        return {"extractor": "inception-v3-compat", "weights": self.hash}
 
     def forward(self, images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
         features, logits = self.net(images.expand(-1, 3, -1, -1))

@@ -11,9 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vcd import checkpoints
-from vcd.metrics.cached import cached, key
+from vcd.metrics.cached import Tensors, cached, key
 from vcd.models.base import Diffusion
 from vcd.randomness import PerImage
+
+DRAWS = "philox-1"  # of PerImage: another generator draws other samples
 
 
 def draw(
@@ -38,18 +40,21 @@ def _share(job: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 def generate(
     model: Diffusion, ckpt: str, *, n: int, seed: int, batch_size: int, processes: int, raw: bool, parts: dict[str, Any]
-) -> dict[str, Tensor]:
+) -> Tensors:
     """`images` (n, c, h, w), whether they are `finite` (n,), and the `seconds` that drawing took; kept beside the
-    checkpoint under its hash, sampler, prior, noise, seed and n."""
-    facts = dict(ckpt=checkpoints.fingerprint(ckpt), parts=parts, delta=model.sampler.delta, seed=seed, n=n, raw=raw)
+    checkpoint under its hash, sampler, prior, noise, seed, n and the generator of random numbers."""
+    facts = dict(
+        ckpt=checkpoints.fingerprint(ckpt), parts=parts, delta=model.sampler.delta, seed=seed, n=n, raw=raw,
+        draws=DRAWS,
+    )  # fmt: skip
 
-    def make() -> dict[str, Tensor]:
+    def make() -> Tensors:
         began = time.monotonic()
         if processes == 1:
             images, finite = draw(model, seed, range(n), batch_size)
         else:
             count, each = torch.cuda.device_count(), math.ceil(n / processes)
-            jobs = [
+            jobs: list[dict[str, Any]] = [
                 dict(ckpt=ckpt, raw=raw, parts=parts, seed=seed, batch_size=batch_size, rank=rank,
                      indices=range(rank * each, min(n, (rank + 1) * each)),
                      threads=max(1, torch.get_num_threads() // processes),

@@ -55,4 +55,4 @@ class DDPM(Diffusion):
         parts = bounds.ddpm_bits(self, x0, randomness, count)
         numbers = {"bits_per_dim": Quantity(parts.sum(1).mean().item(), "lower", "bits")}
         terms = dict(zip(("prior", "steps", "decoder"), parts.mean(0).tolist(), strict=True))
-        return Bound(numbers, {"levels_an_image": count, "variances": "posterior"}, {"bound": terms})
+        return Bound(numbers, {"levels_per_image": count, "variances": "posterior"}, {"bound": terms})

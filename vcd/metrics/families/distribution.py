@@ -1,15 +1,50 @@
 """How far a set of images is from another, by features: order does not matter, and a set is at distance 0 from itself.
 
-a: features of samples (n, d); b: of the reference (m, d). Fréchet distance, inception score and precision and recall
-are torch-fidelity's functions.
+a: features of samples (n, d); b: of the reference (m, d). Fréchet distance and inception score are torch-fidelity's
+functions.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vcd.metrics.evaluation import Comparison, Evaluation, some
+from vcd.metrics.results import Number, Result
+
 Features = Float[Tensor, "n d"]
 NEIGHBOURS = 5  # of precision, recall, density and coverage
+PAIRS = 10_000  # images of a split, or as many as there are samples, where all pairs are looked at
+NEEDS_FEATURES = True
+LEAST_IMAGES = NEIGHBOURS + 1  # every image needs its neighbours
+
+
+def measure(e: Evaluation) -> Result:
+    """Fréchet and kernel distance from either split; inception score; and from the reference precision, recall, density
+    and coverage."""
+    (a, logits), n, letter, extractor = e.features, e.n, e.extractor.letter, e.extractor.protocol
+    numbers = {}
+    for c in e.comparisons:
+        (b, _), h = e.features_of(c.split), e.features_of(c.other)[0][c.stand_ins]
+        protocol = e.protocol(c, **extractor)
+        numbers[f"f{letter}d_{n}{c.ending}"] = Number(frechet(a, b), "lower", frechet(h, b), "", protocol)
+    for c in e.comparisons:
+        b, h = _few(e, c), e.features_of(c.other)[0][c.stand_ins]
+        protocol = e.protocol(c, **extractor, reference_n=len(b), estimator="unbiased, all pairs, cubic kernel")
+        distance, floor = kernel_distance(a, b), kernel_distance(h, b)
+        numbers[f"k{letter}d_{n}{c.ending}"] = Number(distance, "lower", floor, "", protocol)
+    c = e.comparisons[0]
+    b, (h, h_logits) = _few(e, c), (x[c.stand_ins] for x in e.features_of(c.other))
+    protocol = e.protocol(c, **extractor, splits=1)
+    numbers[f"{letter}s_{n}"] = Number(inception_score(logits), "higher", inception_score(h_logits), "", protocol)
+    protocol = e.protocol(c, **extractor, reference_n=len(b), neighbours=NEIGHBOURS)
+    own, floors = manifolds(a, b), manifolds(h, b)
+    return Result(numbers | {f"{name}_{n}": Number(own[name], "higher", floors[name], "", protocol) for name in own})
+
+
+def _few(e: Evaluation, c: Comparison) -> Features:
+    """Features of the split, of not too many images: for what looks at all pairs."""
+    b, _ = e.features_of(c.split)
+    return b[some(len(b), max(e.n, PAIRS), seed=1)]
 
 
 def frechet(a: Features, b: Float[Tensor, "m d"]) -> float:
@@ -49,7 +84,7 @@ def manifolds(a: Features, b: Float[Tensor, "m d"], chunk: int = 2048) -> dict[s
     arXiv:2002.09797), by balls that reach to the fifth neighbour."""
     k = NEIGHBOURS
     radius_a, radius_b = (_reach(x, k, chunk) for x in (a, b))
-    precise, density = torch.zeros(len(a), dtype=torch.bool), 0
+    precise, density = torch.zeros(len(a), dtype=torch.bool), 0.0
     recalled, nearest = torch.zeros(len(b), dtype=torch.bool), torch.full((len(b),), torch.inf)
     for i, part in zip(torch.arange(len(a)).split(chunk), a.split(chunk), strict=True):
         distance = torch.cdist(part, b).cpu()

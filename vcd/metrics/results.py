@@ -1,0 +1,41 @@
+"""What is measured: named numbers, each with its floor and its protocol, tables and pictures."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Number:
+    """A metric: floor is the same of real images, other than the reference, at the same n; None where there is none."""
+
+    value: float
+    better: str  # lower, higher or neither
+    floor: float | None = None
+    unit: str = ""
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Result:
+    """Named numbers, tables for plots, and pictures that were written."""
+
+    numbers: dict[str, Number] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
+    pictures: list[Path] = field(default_factory=list)
+
+    def add(self, other: "Result") -> None:
+        """Take over another family's."""
+        self.numbers |= other.numbers
+        self.curves |= other.curves
+        self.pictures += other.pictures
+
+    def plain(self) -> dict[str, Any]:
+        """For metrics.json."""
+        return {"metrics": {name: asdict(number) for name, number in self.numbers.items()}, "curves": self.curves}
+
+
+def not_finite(numbers: dict[str, Number]) -> list[str]:
+    """The names of numbers that are NaN or infinite."""
+    return [name for name, number in numbers.items() if not math.isfinite(number.value)]
