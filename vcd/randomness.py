@@ -59,7 +59,7 @@ class PerImage:
         """Uniform on [0, 1), (n,)."""
         words = self._words(slice(None), 1)
         self._drawn += 1
-        return torch.from_numpy(_fraction(words >> np.uint64(40))[:, 0]).to(self.device)
+        return torch.from_numpy(_fraction(words[:, :1] >> np.uint64(40)).reshape(-1)).to(self.device)
 
     def _words(self, images: slice, blocks: int) -> Words:
         """The next blocks of these images' streams."""
