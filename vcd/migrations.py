@@ -22,15 +22,16 @@ TRAINED_ON = {  # the perturbation says which model it is, since 0.2
     "vcd.perturbations.Gaussian": "vcd.models.vwd.VWD",
     "vcd.perturbations.Unperturbed": "vcd.models.plain.Plain",
 }
-# old buffer of degradation=noise: new; None: there is none any more
-STATE = {"sqrt_alpha_bar": "signal", "sqrt_one_minus_alpha_bar": "noise", "alpha_bar": None}  # 0.2
+# old buffer of degradation=noise: new; None: there is none any more. Since 0.2
+STATE: dict[str, str | None] = {"sqrt_alpha_bar": "signal", "sqrt_one_minus_alpha_bar": "noise", "alpha_bar": None}
 
 
 def migrate_config(config: Config) -> Config:
     """The config of a run of any earlier version, plain and resolved, in today's form."""
     config = copy.deepcopy(config)
     for node in _nodes(config):
-        target = node["_target_"] = RENAMED.get(node["_target_"], node["_target_"])
+        target: str = RENAMED.get(node["_target_"], node["_target_"])
+        node["_target_"] = target
         if target.startswith(PARTIAL):
             node["_partial_"] = True
         if target == "vcd.networks.encoder.Encoder":
