@@ -50,7 +50,9 @@ def build(compose):
     @functools.cache
     def build(*overrides: str):
         model = scramble(checkpoints.build(compose(*SMALL, *overrides))).eval()
-        model.start.fit([torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1], model.degradation)
+        model.start.fit(
+            [torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1], model.degradation
+        )
         return model
 
     return build

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as L
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -68,6 +68,12 @@ class Diffusion(L.LightningModule, ABC):
 
     def bound(self, x0: Float[Tensor, "n c h w"], randomness: PerImage) -> Bound | None:
         """The variational bound of these images; None for a model without one."""
+        return None
+
+    def likelihood(
+        self, images: UInt8[Tensor, "n c h w"], randomness: PerImage, *, steps: int
+    ) -> Float[Tensor, " n"] | None:
+        """-log2 p per dimension of dequantised images, in `steps` steps; None for a model without a density."""
         return None
 
     def shown(self, batch: Degraded) -> Shown:

@@ -2,7 +2,7 @@
 
 from typing import Any, final
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vcd import bounds
@@ -10,6 +10,7 @@ from vcd.batch import Degraded
 from vcd.bounds import Bound, Quantity
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
+from vcd.likelihood import ode_bits
 from vcd.models.base import Diffusion, Losses
 from vcd.predictions import Clean, Prediction, gaussian
 from vcd.randomness import PerImage
@@ -56,3 +57,12 @@ class DDPM(Diffusion):
         numbers = {"bits_per_dim": Quantity(parts.sum(1).mean().item(), "lower", "bits")}
         terms = dict(zip(("prior", "steps", "decoder"), parts.mean(0).tolist(), strict=True))
         return Bound(numbers, {"levels_per_image": count, "variances": "posterior"}, {"bound": terms})
+
+    def likelihood(
+        self, images: UInt8[Tensor, "n c h w"], randomness: PerImage, *, steps: int
+    ) -> Float[Tensor, " n"] | None:
+        """By the probability-flow ODE; None where the signal depends on frequency."""
+        D = gaussian(self.degradation)
+        if D.signal.ndim > 1:
+            return None
+        return ode_bits(self, images, randomness, steps=steps, std=1.0 if D.fades else D.noise[-1].item())

@@ -5,7 +5,7 @@ from typing import Any, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vcd.batch import Condition, Degraded
@@ -14,6 +14,7 @@ from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.gammas import Gamma
 from vcd.levels import Levels, per_image
+from vcd.likelihood import ode_bits
 from vcd.models.base import Diffusion, Losses
 from vcd.predictions import Eps, Prediction, gaussian
 from vcd.randomness import PerImage
@@ -119,3 +120,9 @@ class VDM(Diffusion):
         numbers = {"bits_per_dim": Quantity(sums.pop("loss"), "lower", "bits")}
         protocol = {"levels_an_image": draws, "time": "continuous" if self.steps is None else f"{self.steps} steps"}
         return Bound(numbers, protocol, {"bound": {name.removesuffix("_bpd"): value for name, value in sums.items()}})
+
+    def likelihood(
+        self, images: UInt8[Tensor, "n c h w"], randomness: PerImage, *, steps: int
+    ) -> Float[Tensor, " n"] | None:
+        """By the probability-flow ODE."""
+        return ode_bits(self, images, randomness, steps=steps, std=1.0)
