@@ -13,7 +13,7 @@ from vcd.batch import Degraded
 from vcd.data.datamodule import DegradationDataModule
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
-from vcd.levels import LevelSampler, Stratified, Uniform
+from vcd.levels import Even, Stratified, Uniform
 from vcd.models.plain import Plain
 from vcd.monitoring import ActiveUnits, PerLevel
 from vcd.predictions import X0, VXt, Xt
@@ -26,13 +26,17 @@ pytestmark = pytest.mark.usefixtures("seed")
 each = pytest.mark.parametrize("sampler", [Stratified(), Uniform()], ids=["stratified", "uniform"])
 
 
-class Dim(Degradation):
-    """x0 (1 - t/T), at every real t."""
-
-    continuous = True
+class Whole(Degradation):
+    """x0 (1 - t/T), at t = 0..T."""
 
     def forward(self, x0, t, eps=None):
         return x0.float() * (1 - t / self.T)[:, None, None, None]
+
+
+class Dim(Whole):
+    """The same at every real t."""
+
+    continuous = True
 
 
 # --- the samplers -----------------------------------------------------------------------------------------------------
@@ -42,7 +46,7 @@ class Dim(Degradation):
 def test_stratified_is_what_version_0_1_drew(n, levels):
     for seed in range(20):
         torch.manual_seed(seed)
-        found = Stratified().draw(n, levels)
+        found = Stratified().draw(n, Whole(T=levels))
         torch.manual_seed(seed)
         i = torch.randperm(n)
         u = torch.rand(())
@@ -51,7 +55,7 @@ def test_stratified_is_what_version_0_1_drew(n, levels):
 
 @pytest.mark.parametrize(("n", "levels"), [(64, 6), (12, 6), (4, 6), (1000, 7)])
 def test_stratified_gives_every_level_its_share_in_random_order(n, levels):
-    draws = torch.stack([Stratified().draw(n, levels) for _ in range(200)])
+    draws = torch.stack([Stratified().draw(n, Whole(T=levels)) for _ in range(200)])
     counts = torch.stack([torch.bincount(row, minlength=levels + 1)[1:] for row in draws])
     assert counts.min() >= math.floor(n / levels) - 1 and counts.max() <= math.ceil(n / levels) + 1
     assert counts.sum(0).double().std() < 0.1 * counts.sum(0).double().mean()
@@ -59,7 +63,7 @@ def test_stratified_gives_every_level_its_share_in_random_order(n, levels):
 
 
 def test_uniform_draws_each_image_on_its_own():
-    t = Uniform().draw(60_000, T)
+    t = Uniform().draw(60_000, Whole(T=T))
     counts = torch.bincount(t, minlength=T + 1)
     assert counts[0] == 0 and len(counts) == T + 1
     assert scipy.stats.chisquare(counts[1:].numpy()).pvalue > 1e-3
@@ -68,17 +72,17 @@ def test_uniform_draws_each_image_on_its_own():
 
 @each
 def test_a_continuous_degradation_gets_real_levels(sampler):
-    t = torch.cat([sampler.draw(50, T, continuous=True) for _ in range(400)])
+    t = torch.cat([sampler.draw(50, Dim(T=T)) for _ in range(400)])
     assert t.is_floating_point() and t.min() > 0 and t.max() <= T and (t != t.round()).double().mean() > 0.99
     assert scipy.stats.kstest((t / T).numpy(), "uniform").pvalue > 1e-3
 
 
 def test_a_real_level_is_never_0_whatever_float32_rounds():
-    class Edge(LevelSampler):
+    class Edge(Even):
         def positions(self, n, T, device):
             return torch.full((n,), float(T))  # T (i + u) / n with u next to 1
 
-    assert (Edge().draw(3, T, continuous=True) > 0).all() and (Edge().draw(3, T) == T).all()
+    assert (Edge().draw(3, Dim(T=T)) > 0).all() and (Edge().draw(3, Whole(T=T)) == T).all()
 
 
 # --- levels in between ------------------------------------------------------------------------------------------------
@@ -135,7 +139,7 @@ def test_what_is_monitored_counts_a_real_level_to_the_next_whole_one():
 def test_a_model_trains_and_samples_with_levels_in_between(compose):
     """The network reads real t and s; sampling visits the whole levels, a grid like any other."""
     model = in_between(compose, VXt())
-    x0, t = torch.rand(8, 1, 8, 8) * 2 - 1, Stratified().draw(8, 3, continuous=True)
+    x0, t = torch.rand(8, 1, 8, 8) * 2 - 1, Stratified().draw(8, Dim(T=3))
     s = VXt().level(t)
     D = model.degradation
     losses = model.train().losses(Degraded(x0, t, s, D(x0, t), D(x0, s), None, torch.zeros(8, dtype=torch.long)))
