@@ -105,6 +105,7 @@ KINDS = {
     "jumps": (["model=vwd", "prediction=vxt", "sampler.steps=2"], {"prior", "posterior", "one_step"},
               {"rate_bits", "distortion_mse", "path_bound_bits_per_dim"}),
     "ddpm": (["model=ddpm", "T=1000", "sampler.steps=3"], {"sequential", "one_step"}, {"bits_per_dim"}),
+    "vdm": (["model=vdm", "sampler.steps=3"], {"sequential", "one_step"}, {"bits_per_dim"}),
     "bansal": (["model=bansal"], {"sequential", "one_step"}, set()),
     "rissanen": (["model=rissanen", "start.images=20"], {"sequential"}, set()),
 }  # fmt: skip
