@@ -17,12 +17,13 @@ import torch
 import yaml
 from conftest import ROLLOUT, SHORT, TINY, scramble
 from jsonschema import Draft202012Validator
+from PIL import Image
 from test_metrics import Exact, Given, evaluation, labelled, noise_images
 from test_report import look
 from test_sample import one_sentence
 from torch import nn
 
-from vcd import checkpoints, evaluate
+from vcd import checkpoints, evaluate, figures
 from vcd.comparison import making
 from vcd.data.digits import Digits
 from vcd.errors import UserError
@@ -104,6 +105,7 @@ KINDS = {
     "jumps": (["model=vwd", "prediction=vxt", "sampler.steps=2"], {"prior", "posterior", "one_step"},
               {"rate_bits", "distortion_mse", "path_bound_bits_per_dim"}),
     "ddpm": (["model=ddpm", "T=1000", "sampler.steps=3"], {"sequential", "one_step"}, {"bits_per_dim"}),
+    "vdm": (["model=vdm", "sampler.steps=3"], {"sequential", "one_step"}, {"bits_per_dim"}),
     "bansal": (["model=bansal"], {"sequential", "one_step"}, set()),
     "rissanen": (["model=rissanen", "start.images=20"], {"sequential"}, set()),
 }  # fmt: skip
@@ -147,6 +149,8 @@ def test_every_family_measures_every_model(build, classifier, tmp_path, kind):
     assert not_finite(result.numbers) == []
     evaluate.write(e.out, {"images": "drawn", "n": 60}, result.plain())
     document = fitting(e.out)
+    with Image.open(figures.evaluation(tmp_path / "drawn.png", result.curves)) as drawn:
+        assert drawn.width > 400
     assert document["metrics"]["fcd_60"]["value"] > document["metrics"]["fcd_60"]["floor"] > 0
     levels = [row["t"] for row in document["curves"]["restoration"]]
     assert levels == sorted(levels) and max(levels) == model.degradation.T
@@ -478,8 +482,6 @@ def test_samples_that_are_not_finite_are_left_out_and_said(measure, run, prefetc
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    from PIL import Image
-
     (tmp_path / "pictures").mkdir()
     for i, image in enumerate(noise_images(8)):
         Image.fromarray(image[0].numpy()).save(tmp_path / "pictures" / f"{i}.png")
