@@ -16,8 +16,8 @@ def main(cfg: DictConfig) -> None:
     """Train and evaluate what is asked for and not there yet; then write the table, the pictures and the page."""
     from vcd import checkpoints, report
     from vcd.comparison import making, pictures, table
+    from vcd.files import write_text
     from vcd.quiet import quiet
-    from vcd.runs import write_atomically
 
     quiet()
     out = Path(cfg.out)
@@ -39,17 +39,17 @@ def main(cfg: DictConfig) -> None:
     found = table.table(variants)
     out.mkdir(parents=True, exist_ok=True)
     written = {"markdown": out / "table.md", "csv": out / "table.csv"}
-    write_atomically(written["markdown"], table.markdown(found))
-    write_atomically(written["csv"], table.plain(found))
+    write_text(written["markdown"], table.markdown(found))
+    write_text(written["csv"], table.plain(found))
     if cfg.latex:
         written["latex"] = out / "table.tex"
-        write_atomically(written["latex"], table.latex(found))
+        write_text(written["latex"], table.latex(found))
     device = checkpoints.device_of(cfg.device)
     written["samples"] = pictures.picture(variants, out / "samples.png", n=cfg.n, seed=cfg.seed, device=device)
     written["curves"] = pictures.curves(variants, out / "curves.png")
     looks = [report.look(v.runs[0].folder, n=36, pairs=6, seed=cfg.seed, device=device) for v in variants]
     written["page"] = out / "comparison.html"
-    write_atomically(written["page"], report.render(looks, found.cells()))
+    write_text(written["page"], report.render(looks, found.cells()))
     log.info("%s", table.markdown(found))
     for name, path in written.items():
         log.info("%-10s %s", name, path)

@@ -152,7 +152,7 @@ def write(out: Path, subject: dict[str, Any], result: dict[str, Any]) -> None:
     import torch
 
     from vcd import __version__
-    from vcd.runs import write_atomically
+    from vcd.files import write_text
 
     packages = {name: version(name) for name in ("torch", "torchmetrics", "torch-fidelity", "scikit-learn")}
     machine = (
@@ -162,7 +162,7 @@ def write(out: Path, subject: dict[str, Any], result: dict[str, Any]) -> None:
     )
     facts = {"schema": "vcd-metrics-1", "date": time.strftime("%Y-%m-%d"), "machine": machine,
              "versions": {"vcd": __version__, "python": platform.python_version(), **packages}, "subject": subject}  # fmt: skip
-    write_atomically(out, json.dumps(_finite(facts | result), indent=2, allow_nan=False) + "\n")
+    write_text(out, json.dumps(_finite(facts | result), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(node: Any) -> Any:

@@ -27,8 +27,8 @@ STEPS = 12  # of the exchange matrix at most
 def main(cfg: DictConfig) -> None:
     """Draw what the runs' checkpoints and metrics have to show; print the path of the HTML file."""
     from vcd import checkpoints
+    from vcd.files import write_text
     from vcd.quiet import quiet
-    from vcd.runs import write_atomically
 
     quiet()
     if not cfg.run:
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
         runs.append(look(folder, n=cfg.n, pairs=cfg.pairs, seed=cfg.seed, device=device))
     out = Path(cfg.out) if cfg.out else folders[0] / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, render(runs))
+    write_text(out, render(runs))
     log.info("%-10s %s", "report", out.resolve())
 
 

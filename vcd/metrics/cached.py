@@ -3,13 +3,14 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from vcd.files import atomic
 
 log = logging.getLogger(__name__)
 Tensors = dict[str, Tensor]
@@ -39,11 +40,6 @@ def cached(path: Path, make: Callable[[], Tensors]) -> Tensors:
             pass
         log.warning("%s is damaged: it is made anew", path)
     tensors = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with atomic(path) as temporary:
         torch.save({"digest": digest(tensors), "tensors": tensors}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return tensors

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from vcd.data.base import ImageData, Images
 from vcd.errors import UserError
+from vcd.files import write_text
 from vcd.images import to_float
 from vcd.metrics.cached import cached, digest, key
 from vcd.metrics.extractor import Extractor
-from vcd.runs import write_atomically
 
 log = logging.getLogger(__name__)
 VERSION = 1  # counts up when the same data would give other weights
@@ -67,7 +67,7 @@ class Classifier(Extractor):
         self.load_state_dict(kept)
         note, text = path.with_suffix(".json"), json.dumps(self.protocol, indent=2) + "\n"
         if not note.exists() or note.read_text() != text:
-            write_atomically(note, text)
+            write_text(note, text)
         return self.eval()
 
     def forward(self, images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
