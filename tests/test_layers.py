@@ -12,16 +12,16 @@ ROOT = Path(vcd.__file__).parent
 
 # From the bottom to the top; a name stands for the module or for the whole folder.
 LAYERS = [
-    ["", "errors", "files", "quiet", "signals", "compat", "randomness", "annealing", "learning_rates", "curves"],
+    ["", "errors", "files", "quiet", "signals", "compat", "seeds", "randomness", "annealing", "learning_rates", "curves", "migrations"],
     ["levels", "schedules", "spaces"],
     ["batch", "images", "monitoring"],
     ["degradations"],
     ["restorer", "predictions"],
     ["samplers", "perturbations", "priors", "starts", "networks", "bounds", "data"],
     ["models"],
-    ["checkpoints", "memory", "steering", "spectra", "figures", "runs", "loggers", "tracking"],
+    ["checkpoints", "identity", "memory", "steering", "spectra", "figures", "runs", "loggers", "tracking"],
     ["metrics", "callbacks", "hardware", "tasks"],
-    ["sweeps", "comparison"],
+    ["sweeps", "comparison", "training"],
     ["cli", "compare", "control", "degrade", "evaluate", "report", "sample", "sweep", "train"],
 ]
 # What points upwards by intent: comparisons and SLURM jobs *are* calls of these commands.

@@ -374,7 +374,7 @@ def test_values_that_do_not_fit_are_one_sentence(compose, arguments, beginning):
 
 
 def test_the_identity_is_what_is_computed_not_where_or_how_it_is_watched(compose):
-    from vcd.runs import digest
+    from vcd.identity import digest
 
     whole = compose(*SHORT, *ROLLOUT)
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from vcd.seeds import mix
 
 
 class PerImage:
@@ -15,7 +16,7 @@ class PerImage:
 
     def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"):
         self.device = torch.device(device)
-        self.generators = [torch.Generator().manual_seed(_mix(seed, i)) for i in indices]
+        self.generators = [torch.Generator().manual_seed(mix(seed, i)) for i in indices]
 
     def take(self, rows: Sequence[int] | None = None) -> "PerImage":
         """These images' randomness (default: all) as it stands now, to be drawn from independently; rows may repeat."""
@@ -37,8 +38,3 @@ class PerImage:
     def uniform(self) -> Tensor:
         """Uniform on [0, 1), (n,)."""
         return torch.cat([torch.rand(1, generator=g) for g in self.generators]).to(self.device)
-
-
-def _mix(*numbers: int) -> int:
-    """A well-mixed 63-bit seed of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

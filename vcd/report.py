@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vcd.cli import entry
 from vcd.errors import UserError
-from vcd.runs import INCIDENTAL
+from vcd.identity import incidental
 
 if TYPE_CHECKING:
     from vcd.models.base import Diffusion
@@ -169,8 +169,7 @@ def render(runs: list[Look], table: list[list[str]] | None = None) -> str:
 
 def differences(runs: list[Look]) -> list[tuple[str, list[str]]]:
     """The keys of the configurations that differ, each with its values in the order of the runs."""
-    ignored = tuple(f"{key}." for key in INCIDENTAL)
-    keys = dict.fromkeys(key for run in runs for key in run.flat if not f"{key}.".startswith(ignored))
+    keys = dict.fromkeys(key for run in runs for key in run.flat if not incidental(key))
     values = {key: [str(run.flat.get(key, "–")) for run in runs] for key in keys}
     parts = {
         key for key in values if values.get(key.removeprefix("model.")) == values[key] and key.startswith("model.")
