@@ -12,7 +12,20 @@ ROOT = Path(vcd.__file__).parent
 
 # From the bottom to the top; a name stands for the module or for the whole folder.
 LAYERS = [
-    ["", "errors", "files", "quiet", "signals", "compat", "seeds", "randomness", "annealing", "learning_rates", "curves", "migrations"],
+    [
+        "",
+        "errors",
+        "files",
+        "quiet",
+        "signals",
+        "compat",
+        "seeds",
+        "randomness",
+        "annealing",
+        "learning_rates",
+        "curves",
+        "migrations",
+    ],
     ["levels", "schedules", "spaces"],
     ["batch", "images", "monitoring"],
     ["degradations"],

@@ -65,7 +65,9 @@ def unequal(one: Path, other: Path) -> list[str]:
             checkpoints = [torch.load(path, weights_only=True) for path in (a, b)]
             for checkpoint in checkpoints:
                 del checkpoint["loops"], checkpoint["callbacks"]["Timing"]
-                del checkpoint["callbacks"]["RandomState"]["python"]  # beartype, which checks shapes here, draws from it
+                del checkpoint["callbacks"]["RandomState"][
+                    "python"
+                ]  # beartype, which checks shapes here, draws from it
                 del checkpoint["vcd_config"]["run_dir"], checkpoint["vcd_config"]["callbacks"]
             found += [f"{name}: {difference}" for difference in differences(*checkpoints)]
             continue
