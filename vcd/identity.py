@@ -31,12 +31,14 @@ INCIDENTAL = (
 BUT = "callbacks.ema"  # counts all the same
 
 # Keys that are younger than version 0.1, each with the value that means what 0.1 did: with it, a key does not count, and
-# no run is orphaned. Patterns of fnmatch; a node is compared whole, its _target_s reduced to their last part:
-# {"model.network.classes": None}
+# no run is orphaned. Patterns of fnmatch; a node is compared whole, after what is in it, its `_target_` a bare name.
 NEUTRAL: dict[str, Any] = {
     "data": {"_target_": "DegradationDataModule"},
-    "space": {"_target_": "Pixels"},
     "level_sampler": {"_target_": "Stratified"},
+    "model.network.classes": None,
+    "model.network.context": 0,
+    "space": {"_target_": "Pixels"},
+    "*.zero": -1,
 }
 
 

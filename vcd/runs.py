@@ -26,7 +26,7 @@ from vcd.errors import UserError
 log = logging.getLogger("vcd")
 BEAT = 30  # seconds after which a run is heard of again
 SILENCE = 300  # seconds after which it is taken for dead, where nothing else tells
-NAME = re.compile(r"(?P<choices>.+)-[0-9a-f]{8}-(?P<seed>seed-?\d+)")  # as `${identity:}` makes it
+NAME = re.compile(r"(?P<dataset>[^-]+)-.+-[0-9a-f]{8}-(?P<seed>seed-?\d+)")  # as `${identity:}` makes it
 LEFT = ("train.log", f"{files.PREFIX}*")  # what a start that was refused or killed at once may have left
 
 
@@ -206,15 +206,16 @@ class RunFolder:
 
 
 def home(run_dir: Path, wanted: str) -> Path:
-    """`run_dir`, or the folder beside it where an earlier version of vcd, which hashed otherwise, began this very run."""
+    """`run_dir`, or the folder beside it where an earlier version of vcd, which named it otherwise, began this very run."""
     named = NAME.fullmatch(run_dir.name)
     if named is None or (run_dir / "status.json").exists():
         return run_dir
     found: list[tuple[int, Path]] = []
-    for sibling in sorted(run_dir.parent.glob(f"{glob.escape(named['choices'])}-*-{named['seed']}")):
+    for sibling in sorted(run_dir.parent.glob(f"{glob.escape(named['dataset'])}-*-{named['seed']}")):
         with contextlib.suppress(UserError):  # of a damaged status.json
             status = read_status(sibling)
-            if status and status.get("vcd_version") != __version__ and identity.stored(sibling) == wanted:
+            earlier = bool(status) and status.get("vcd_version") != __version__
+            if status.get("identity") == wanted or (earlier and identity.stored(sibling) == wanted):
                 found.append((status.get("step") or 0, sibling))
     if not found:
         return run_dir
