@@ -12,8 +12,8 @@ from vcd import checkpoints
 from vcd.batch import Degraded
 from vcd.callbacks.compiled import compile_in_place
 from vcd.cli import CONF
+from vcd.identity import register_resolvers
 from vcd.models.base import Diffusion
-from vcd.runs import register_resolvers
 
 SETTINGS = ["model=vcd", "T=6", "perturbation.p=0.1", "perturbation.true_share=0.0", "perturbation.warmup=0"]
 BACKEND = "aot_eager"  # no C++ compiler has a part in what is counted

@@ -38,7 +38,7 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def compose():
     """compose("key=value", ..., config="train"): a config, as from the command line."""
-    from vcd.runs import register_resolvers
+    from vcd.identity import register_resolvers
 
     register_resolvers()
 

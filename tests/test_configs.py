@@ -18,8 +18,8 @@ from vcd.data.base import ImageData
 from vcd.degradations.base import Degradation
 from vcd.degradations.gaussian import GaussianDegradation
 from vcd.errors import UserError
+from vcd.identity import register_resolvers
 from vcd.models.base import Diffusion
-from vcd.runs import register_resolvers
 
 YAMLS = sorted(CONF.rglob("*.yaml"))
 ENTRIES = [path.stem for path in YAMLS if path.parent == CONF]

@@ -13,7 +13,7 @@ from torch import nn
 
 from vcd.data.base import ImageData, Images
 from vcd.data.datamodule import DegradationDataModule, Degraded
-from vcd.data.draws import flipped, seeded
+from vcd.data.draws import flipped
 from vcd.data.stream import TrainStream, ValidationPairs
 from vcd.degradations.fade import Fade
 from vcd.degradations.noise import Noise
@@ -21,6 +21,7 @@ from vcd.errors import UserError
 from vcd.levels import Stratified
 from vcd.predictions import X0, VXt, Xt
 from vcd.schedules import Cosine
+from vcd.seeds import seeded
 from vcd.spaces import to_float
 
 T = 6

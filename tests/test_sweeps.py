@@ -19,7 +19,8 @@ from test_train import SABOTAGE, WARM, kill, one_sentence, only_run
 
 from vcd.cli import CONF
 from vcd.errors import UserError
-from vcd.runs import RunFolder, digest, register_resolvers
+from vcd.identity import digest, register_resolvers
+from vcd.runs import RunFolder
 from vcd.sweeps.compositions import Compositions
 from vcd.sweeps.rows import read
 from vcd.sweeps.scheduler import tasks

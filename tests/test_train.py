@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROLLOUT, SHORT, Run
+from conftest import SHORT, Run
 from omegaconf import OmegaConf
 
 from vcd.cli import CONF, explain
@@ -371,25 +371,3 @@ def test_values_that_do_not_fit_are_one_sentence(compose, arguments, beginning):
     with pytest.raises(Exception) as caught:
         checkpoints.build(cfg)
     assert explain(caught.value, "train").startswith(beginning)
-
-
-def test_the_identity_is_what_is_computed_not_where_or_how_it_is_watched(compose):
-    from vcd.runs import digest
-
-    whole = compose(*SHORT, *ROLLOUT)
-
-    def changed(key: str, value: object) -> str:
-        cfg = whole.copy()
-        OmegaConf.update(cfg, key, value)
-        return digest(cfg)
-
-    reference = digest(whole)
-    for key, value in {"runs": "elsewhere", "data.root": "elsewhere", "callbacks.pictures.n": 9, "seed": 5,
-                       "trainer.log_every_n_steps": 7, "trainer.devices": 2}.items():  # fmt: skip
-        assert changed(key, value) == reference, key
-    others = {"model.beta": 7, "T": 4, "trainer.max_steps": 21, "batch_size": 17, "optimizer.lr": 0.004, "ema_decay": 0.5,
-              "perturbation.p": 0.25, "dataset.flip": True, "network.unet.dim": 16}  # fmt: skip
-    digests = {changed(key, value) for key, value in others.items()} | {
-        digest(compose(*SHORT, *ROLLOUT, "degradation=blur"))
-    }
-    assert len(digests) == len(others) + 1 and reference not in digests

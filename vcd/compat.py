@@ -1,21 +1,75 @@
-"""The private names of torch, Lightning and Hydra that the project uses, one function each, and why.
+"""The private names of torch, Lightning and Hydra that the project needs, each in one small function.
 
-pyproject.toml bounds the versions of these packages: a new one is admitted once this file works with it.
+They may change with any release: pyproject.toml bounds the versions, and this file is the one to look at when a bound
+is raised. Imports are inside, so that a command pays only for what it uses.
 """
 
-import pytorch_lightning as L
-import torch
-from pytorch_lightning.callbacks import WeightAveraging
-from torch import nn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+    from pytorch_lightning import LightningModule, Trainer
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
 
-def trainer_of(module: L.LightningModule) -> L.Trainer | None:
+# --- torch ------------------------------------------------------------------------------------------------------------
+
+
+def lerp_(ends: "list[Tensor]", others: "list[Tensor]", weight: float) -> None:
+    """ends += weight * (others - ends), all tensors in one call; torch has no public name for it."""
+    import torch
+
+    torch._foreach_lerp_(ends, others, weight)
+
+
+def compile_for_any_batch(module: "nn.Module", backend: str) -> None:
+    """`module.compile`, whose graphs hold for batches of any size from the first on.
+
+    `dynamic=True` would free every dimension; `mark_dynamic` has to be called on the tensors of every call, which only
+    the compiled call itself sees.
+    """
+    import torch
+
+    module.compile(backend=backend)
+    compiled: Callable = module._compiled_call_impl  # type: ignore[assignment]
+
+    def call(*tensors: "Tensor | None") -> Any:
+        for tensor in tensors:
+            if tensor is not None:
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return compiled(*tensors)
+
+    module._compiled_call_impl = call  # type: ignore[assignment]
+
+
+def has_cpp_compiler() -> bool:
+    """Whether torch.compile finds the C++ compiler that it needs on a CPU; it only says so in the first forward pass."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True
+
+
+# --- Lightning --------------------------------------------------------------------------------------------------------
+
+
+def trainer_of(module: "LightningModule") -> "Trainer | None":
     """The trainer that a module is attached to; `module.trainer` raises where there is none."""
     return module._trainer
 
 
-def average_of(trainer: L.Trainer | None) -> nn.Module | None:
+def average_of(trainer: "Trainer | None") -> "nn.Module | None":
     """The averaged weights of a training under way; Lightning keeps them in the callback."""
+    from pytorch_lightning.callbacks import WeightAveraging
+
     callbacks = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
     for callback in callbacks:
         if isinstance(callback, WeightAveraging) and callback._average_model is not None:
@@ -23,6 +77,40 @@ def average_of(trainer: L.Trainer | None) -> nn.Module | None:
     return None
 
 
-def allow_clipping(optimizer: torch.optim.Optimizer) -> None:
+def allow_clipping(optimizer: "Optimizer") -> None:
     """Let Lightning clip gradients before a fused step: bf16 has no gradient scaler that could be in the way."""
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+
+
+def begin_with_validation(checkpoint: dict[str, Any]) -> None:
+    """Let the training that resumes from this checkpoint begin with the validation before which it was saved.
+
+    Lightning goes on with a validation only where a checkpoint says that one of its batches was under way.
+    """
+    begun = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+    begun["ready"] += 1
+    begun["started"] += 1
+
+
+def log_at(trainer: "Trainer", step: int) -> None:
+    """What is logged next belongs to this step, counted from 0.
+
+    Lightning's own count is off by one after a resume where the checkpoint was saved before a validation that is no
+    longer due, because trainer.val_check_interval has changed.
+    """
+    trainer.fit_loop.epoch_loop._batches_that_stepped = step
+
+
+# --- Hydra ------------------------------------------------------------------------------------------------------------
+
+
+def is_group(loader: "ConfigLoader", name: str) -> bool:
+    """Whether the name is a config group."""
+    return loader.repository.group_exists(name)  # type: ignore[attr-defined]
+
+
+def apply_overrides(overrides: "Sequence[Override]", config: "DictConfig") -> None:
+    """Set, add and delete the values that parsed overrides name: what Hydra does after it has composed the groups."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)

@@ -1,9 +1,10 @@
 """The curves of runs, drawn from their metrics.csv."""
 
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from vcd.files import read_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,9 +15,8 @@ UNITS = {"loss": "loss", "reconstruction_sse": "squared error, summed over pixel
 
 
 def read(metrics: Path) -> Rows:
-    """The rows of a metrics.csv."""
-    with open(metrics, newline="") as file:
-        return list(csv.DictReader(file))
+    """The rows of a metrics.csv. UserError where it is damaged."""
+    return read_steps(metrics)
 
 
 def draw(metrics: Path, picture: Path) -> Path:

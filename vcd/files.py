@@ -1,9 +1,13 @@
 """Files that are whole or not there: every writer of the project goes through here."""
 
+import csv
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from vcd.errors import UserError
 
 PREFIX = ".writing-"  # of files that a killed process may leave behind: see `sweep`
 
@@ -36,3 +40,42 @@ def sweep(folder: str | Path) -> None:
     """Delete what killed processes left half-written in `folder`."""
     for left in Path(folder).glob(f"{PREFIX}*"):
         left.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """UserError where `path`, a file of a run, cannot be written inside: why, and what to do about it."""
+    try:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        yield
+    except OSError as error:
+        if not path.parent.is_dir():
+            raise UserError(f"{path.parent} was deleted while it was in use: the same command begins again") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        mend = "free some space" if full else "see to it that it can be written"
+        raise UserError(f"could not write {path} ({error.strerror}): {mend} and run the same command again") from error
+
+
+def read_steps(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a CSV of numbers (and gaps) by step. A last line that a killed process has not finished does not count.
+
+    UserError, naming the line, where the file is damaged.
+    """
+    try:
+        lines = Path(path).read_bytes().decode().splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): delete it, or put a copy in its place") from error
+    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
+    found = []
+    try:
+        for row in rows:
+            if None in row or None in row.values() or "step" not in row:
+                raise ValueError("its fields are not those of the first line")
+            _ = int(row["step"]), [float(value) for value in row.values() if value]
+            found.append(row)
+    except (csv.Error, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged in line {rows.line_num} ({error}): delete that line, or the file"
+        ) from error
+    return found

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from vcd.errors import UserError
+from vcd.files import atomic, explained, read_steps
 
 
 class CSVMetrics(Logger):
@@ -28,12 +28,11 @@ class CSVMetrics(Logger):
         self._stale = True  # the file has to be written whole
 
     def resume(self, step: int, report: dict[str, float]) -> None:
-        """Take over the rows that are there, up to `step`, and what a checkpoint has to report, which may be missing there."""
+        """Take over the rows of the first `step` steps, and what a checkpoint has to report, which may be missing there."""
         if self.path.exists():
-            with open(self.path, newline="") as file:
-                for row in csv.DictReader(file):
-                    if int(row["step"]) <= step:
-                        self._add(int(row["step"]), {k: float(v) for k, v in row.items() if v and k != "step"})
+            for row in read_steps(self.path):
+                if (at := int(row["step"])) < step:
+                    self._add(at, {k: float(v) for k, v in row.items() if v and k != "step"})
         if report:
             self._add(step - 1, report)
 
@@ -66,22 +65,16 @@ class CSVMetrics(Logger):
     def save(self) -> None:
         """Append the new rows; rewrite the file, atomically, when there are new columns or changed rows."""
         rows = [{"step": step, **self._rows[step]} for step in sorted(self._rows)]
-        try:
+        with explained(self.path):
             self._write(rows)
-        except OSError as error:
-            raise UserError(
-                f"could not write {self.path} ({error.strerror}): free some space and run the same command again"
-            ) from error
         self._stale, self._written = False, len(rows)
 
     def _write(self, rows: list[dict]) -> None:
-        if self._stale:
-            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            with open(temporary, "w", newline="") as file:
+        if self._stale or not self.path.exists():
+            with atomic(self.path) as temporary, open(temporary, "w", newline="") as file:
                 writer = csv.DictWriter(file, list(self._columns))
                 writer.writeheader()
                 writer.writerows(rows)
-            os.replace(temporary, self.path)
         elif len(rows) > self._written:
             with open(self.path, "a", newline="") as file:
                 csv.DictWriter(file, list(self._columns)).writerows(rows[self._written :])

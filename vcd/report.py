@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vcd.cli import entry
 from vcd.errors import UserError
-from vcd.runs import INCIDENTAL
+from vcd.identity import incidental
 
 if TYPE_CHECKING:
     from vcd.models.base import Diffusion
@@ -27,8 +27,8 @@ STEPS = 12  # of the exchange matrix at most
 def main(cfg: DictConfig) -> None:
     """Draw what the runs' checkpoints and metrics have to show; print the path of the HTML file."""
     from vcd import checkpoints
+    from vcd.files import write_text
     from vcd.quiet import quiet
-    from vcd.runs import write_atomically
 
     quiet()
     if not cfg.run:
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
         runs.append(look(folder, n=cfg.n, pairs=cfg.pairs, seed=cfg.seed, device=device))
     out = Path(cfg.out) if cfg.out else folders[0] / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, render(runs))
+    write_text(out, render(runs))
     log.info("%-10s %s", "report", out.resolve())
 
 
@@ -169,8 +169,7 @@ def render(runs: list[Look], table: list[list[str]] | None = None) -> str:
 
 def differences(runs: list[Look]) -> list[tuple[str, list[str]]]:
     """The keys of the configurations that differ, each with its values in the order of the runs."""
-    ignored = tuple(f"{key}." for key in INCIDENTAL)
-    keys = dict.fromkeys(key for run in runs for key in run.flat if not f"{key}.".startswith(ignored))
+    keys = dict.fromkeys(key for run in runs for key in run.flat if not incidental(key))
     values = {key: [str(run.flat.get(key, "–")) for run in runs] for key in keys}
     parts = {
         key for key in values if values.get(key.removeprefix("model.")) == values[key] and key.startswith("model.")

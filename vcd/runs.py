@@ -3,10 +3,12 @@
 import contextlib
 import fcntl
 import functools
-import hashlib
+import glob
 import json
 import logging
 import os
+import re
+import shutil
 import socket
 import threading
 import time
@@ -18,102 +20,70 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from vcd import __version__, files, identity
 from vcd.errors import UserError
 
 log = logging.getLogger("vcd")
 BEAT = 30  # seconds after which a run is heard of again
 SILENCE = 300  # seconds after which it is taken for dead, where nothing else tells
-
-# What may differ between two starts of one run: where things are and how they are watched, not what is computed.
-INCIDENTAL = (
-    *(
-        "hydra",
-        "runs",
-        "run_dir",
-        "data",
-        "threads",
-        "checkpoint_every",
-        "keep_every",
-        "logger",
-        "callbacks",
-        "dataset.source.root",
-    ),
-    *(
-        f"trainer.{key}"
-        for key in (
-            "devices",
-            "num_nodes",
-            "strategy",
-            "accelerator",
-            "enable_progress_bar",
-            "estimate_memory",
-            "compile",
-            "log_every_n_steps",
-            "val_check_interval",
-        )
-    ),
-)
-
-
-def digest(root: DictConfig) -> str:
-    """Eight hexadecimal digits of every key that changes the outcome, but the seed."""
-    cfg = OmegaConf.masked_copy(root, [k for k in root if k not in (*INCIDENTAL, "seed")])
-    cfg._set_parent(root)  # interpolations into what was left out still resolve
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    for key in INCIDENTAL:
-        *path, leaf = key.split(".")
-        node = plain
-        for part in path:
-            node = node.get(part) or {}
-        node.pop(leaf, None)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def identity(*, _root_: DictConfig) -> str:
-    """`${identity:}`: dataset-model-degradation-digest-seed, the name of a run's folder."""
-    whole = _root_ if "hydra" in _root_ else HydraConfig.instance().cfg  # Hydra takes its node out before the task
-    choices = OmegaConf.select(whole, "hydra.runtime.choices") if whole is not None else None
-    names = [choices[group] for group in ("dataset", "model", "degradation")] if choices else []
-    return "-".join([*names, digest(_root_), f"seed{_root_.seed}"])
-
-
-def register_resolvers() -> None:
-    """Make `${identity:}` known; called by entry points before Hydra reads the config."""
-    OmegaConf.register_new_resolver("identity", identity, replace=True)
+NAME = re.compile(r"(?P<dataset>[^-]+)-.+-[0-9a-f]{8}-(?P<seed>seed-?\d+)")  # as `${identity:}` makes it
+LEFT = ("train.log", f"{files.PREFIX}*")  # what a start that was refused or killed at once may have left
 
 
 class RunFolder:
-    """config.yaml, status.json, last.ckpt, metrics.csv and pictures of one run."""
+    """config.yaml, status.json, last.ckpt, metrics.csv and pictures of one run.
+
+    `cfg.run_dir` is set to the folder of an earlier version of vcd where the run was begun there.
+    """
 
     def __init__(self, cfg: DictConfig):
-        self.path = Path(cfg.run_dir).resolve()
+        self.identity = identity.of(cfg)
+        self.path = home(Path(cfg.run_dir).resolve(), self.identity)
+        if self.path != Path(cfg.run_dir).resolve():
+            cfg.run_dir = os.path.join(os.path.dirname(cfg.run_dir), self.path.name)
         self._cfg = cfg
-        self.identity = f"{digest(cfg)}-seed{cfg.seed}"
         self.last = self.path / "last.ckpt"
         self._status = self.path / "status.json"
+        self._inode: int | None = None
+        self._made = False  # by this very start
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
         """The whole configuration, resolved."""
-        return OmegaConf.to_container(self._cfg, resolve=True)
+        return OmegaConf.to_container(self._cfg, resolve=True)  # type: ignore[return-value]
 
     def claim(self) -> "RunFolder":
-        """Make the folder, or check that the one there is this run's own."""
-        if self._status.exists() and (found := self.status["identity"]) != self.identity:
+        """Make the folder, or check that the one there is this run's own. UserError where it is not."""
+        self._made = not self.path.exists()
+        if self.path.exists() and self.identity not in (self.status.get("identity"), identity.stored(self.path)):
+            self._refuse()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._inode = self.path.stat().st_ino
+        except OSError as error:
+            raise UserError(f"run_dir={self.path} cannot be made ({error.strerror}): choose another run_dir") from error
+        return self
+
+    def _refuse(self) -> None:
+        """UserError where the folder is another's."""
+        if not self.path.is_dir():
+            raise UserError(f"run_dir={self.path} is a file: choose another run_dir")
+        found = self.status.get("identity") or identity.stored(self.path)
+        if found is not None:
             raise UserError(
                 f"run_dir={self.path} belongs to another configuration ({found}, this one is {self.identity}; "
                 "compare its config.yaml): choose another run_dir"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        return self
+        if any(not any(entry.match(pattern) for pattern in LEFT) for entry in self.path.iterdir()):
+            raise UserError(f"run_dir={self.path} holds other files, and no run of vcd: choose another run_dir")
 
     def open(self) -> "RunFolder":
         """The folder, with its config.yaml and status.json."""
         self.claim()
-        if rank() == 0 and not (self.path / "config.yaml").exists():
-            write_atomically(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
-        if rank() == 0 and not self._status.exists():
+        if rank() == 0 and not self.status:
             self.set_status("queued", **self._started_by())
+        if rank() == 0 and not (self.path / "config.yaml").exists():
+            files.write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
         return self
 
     @contextlib.contextmanager
@@ -139,9 +109,11 @@ class RunFolder:
                     ) from error
             except OSError:
                 log.warning("%s: this file system has no locks; do not start the same run twice at a time", self.path)
+            files.sweep(self.path)
             done = threading.Event()
             after.callback((self.path / "lock").unlink, missing_ok=True)
             after.callback(done.set)
+            after.enter_context(self._logged())
             threading.Thread(target=self._beat, args=(done,), daemon=True).start()
             yield
 
@@ -149,6 +121,18 @@ class RunFolder:
         while not done.wait(BEAT):
             with contextlib.suppress(OSError):
                 os.utime(self._status)
+
+    @contextlib.contextmanager
+    def _logged(self) -> Iterator[None]:
+        """What is said goes to train.log as well."""
+        handler = logging.FileHandler(self.path / "train.log", delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
 
     @staticmethod
     def _started_by() -> dict[str, Any]:
@@ -158,40 +142,102 @@ class RunFolder:
 
     @property
     def status(self) -> dict[str, Any]:
-        return json.loads(self._status.read_text())
+        """status.json; empty where there is none, or none that can be read: the next status mends that."""
+        try:
+            return read_status(self.path)
+        except UserError as error:
+            log.warning("%s", error)
+            return {}
 
     def set_status(self, state: str, **facts: Any) -> None:
         """state: queued, running, preempted, finished, failed or cancelled. Facts that are not given anew stay."""
-        if rank():
+        if rank() or self._gone():
             return
-        record = self.status if self._status.exists() else {}
+        record = self.status or self._started_by()
         record.pop("error", None)
         record |= {
             "identity": self.identity,
             "state": state,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "vcd_version": __version__,
             **whereabouts(),
             **facts,
         }
         with contextlib.suppress(OSError):  # a full disk is reported by what had to be written
-            write_atomically(self._status, json.dumps(record, indent=2) + "\n")
+            files.write_text(self._status, json.dumps(record, indent=2) + "\n")
+
+    def _gone(self) -> bool:
+        try:
+            return self.path.stat().st_ino != self._inode
+        except OSError:
+            return True
+
+    def check(self) -> None:
+        """UserError where the folder is no longer the one that was opened."""
+        if self._gone():
+            raise UserError(
+                f"{self.path} was deleted while it was being trained, and with it all that was saved: "
+                "the same command begins again"
+            )
 
     def fail(self, error: BaseException, sentence: str | None) -> None:
-        """What went wrong: its sentence, or its first line, in status.json, and the traceback in error.txt."""
-        if rank() == 0:
-            with contextlib.suppress(OSError):
-                write_atomically(self.path / "error.txt", "".join(traceback.format_exception(error)))
-            self.set_status("failed", error=(sentence or f"{type(error).__name__}: {error}").splitlines()[0])
+        """What went wrong: its sentence, or its first line, in status.json, and the traceback in error.txt.
+
+        A run that was refused before it began leaves no folder, unless somebody else has made it.
+        """
+        if rank() or self._gone():
+            return
+        if self._made and sentence is not None and "step" not in self.status:
+            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        with contextlib.suppress(OSError):
+            files.write_text(self.path / "error.txt", "".join(traceback.format_exception(error)))
+        self.set_status("failed", error=(sentence or f"{type(error).__name__}: {error}").splitlines()[0])
 
     @property
     def finished(self) -> bool:
-        return self._status.exists() and self.status["state"] == "finished"
+        return self.status.get("state") == "finished"
 
     def results(self) -> list[tuple[str, Path]]:
         """What there is to look at, the checkpoint last."""
         names = {"samples": "samples.png", "sequences": "sequences.png", "animation": "sequences.gif",
                  "curves": "curves.png", "metrics": "metrics.csv", "checkpoint": "last.ckpt"}  # fmt: skip
         return [(name, self.path / file) for name, file in names.items() if (self.path / file).exists()]
+
+
+def home(run_dir: Path, wanted: str) -> Path:
+    """`run_dir`, or the folder beside it where an earlier version of vcd, which named it otherwise, began this very run."""
+    named = NAME.fullmatch(run_dir.name)
+    if named is None or (run_dir / "status.json").exists():
+        return run_dir
+    found: list[tuple[int, Path]] = []
+    for sibling in sorted(run_dir.parent.glob(f"{glob.escape(named['dataset'])}-*-{named['seed']}")):
+        with contextlib.suppress(UserError):  # of a damaged status.json
+            status = read_status(sibling)
+            earlier = bool(status) and status.get("vcd_version") != __version__
+            if status.get("identity") == wanted or (earlier and identity.stored(sibling) == wanted):
+                found.append((status.get("step") or 0, sibling))
+    if not found:
+        return run_dir
+    folder = max(found)[1]
+    log.info("an earlier version of vcd began this run: going on in %s", folder)
+    return folder
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """status.json of a run folder; empty where there is none. UserError where it cannot be read."""
+    path = folder / "status.json"
+    try:
+        status = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): delete it; the same command of vcd.train mends it"
+        ) from error
+    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
+        raise UserError(f"{path} is not the status of a run: delete it; the same command of vcd.train mends it")
+    return status
 
 
 def silence(folder: Path) -> float:
@@ -209,13 +255,3 @@ def whereabouts() -> dict[str, Any]:
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
     return {"host": socket.gethostname(), "pid": os.getpid(), "job": job}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -85,9 +85,9 @@ def _say(out: Path, facts: dict[str, Any], *, finished: bool) -> None:
     """sample.json: it also marks the folder as one that may be written over, however far the sampling came."""
     import json
 
-    from vcd.runs import write_atomically
+    from vcd.files import write_text
 
-    write_atomically(out / "sample.json", json.dumps({**facts, "finished": finished}, indent=2) + "\n")
+    write_text(out / "sample.json", json.dumps({**facts, "finished": finished}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

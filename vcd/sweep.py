@@ -61,11 +61,11 @@ def cancel(given: argparse.Namespace) -> int:
 
 
 def collect(given: argparse.Namespace) -> int:
-    from vcd.runs import write_atomically
+    from vcd.files import write_text
     from vcd.sweeps import rows, table
 
     found = rows.read(given.DIR)
-    write_atomically(given.DIR / "runs.csv", table.collect(found))
+    write_text(given.DIR / "runs.csv", table.collect(found))
     print(given.DIR / "runs.csv")
     return rows.code(found)
 

@@ -15,13 +15,12 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from vcd import __version__
+from vcd.identity import incidental
 from vcd.loggers import wandb_mode
-from vcd.runs import INCIDENTAL
 from vcd.signals import shielded
 
 log = logging.getLogger("vcd")
 ROOT = Path(__file__).resolve().parent.parent
-NOT_IN_NAMES = (*INCIDENTAL, "launcher", "sweep", "trainer.enable_progress_bar")
 
 
 class Tracker(ABC):
@@ -172,8 +171,7 @@ def wandb(*, config: dict, resumed: bool, folder: str, overrides: Sequence[str],
 
 def short(overrides: Sequence[str]) -> str:
     """What sets a run apart, for a name: overrides without those that change nothing of the outcome; the last ones, if long."""
-    own = [o for o in overrides if o.lstrip("+~").split("=")[0] not in NOT_IN_NAMES
-           and not o.lstrip("+~").startswith(tuple(f"{key}." for key in NOT_IN_NAMES))]  # fmt: skip
+    own = [o for o in overrides if not incidental(o.lstrip("+~").split("=")[0])]
     while len(" ".join(own)) > 128:
         own = own[1:]
     return " ".join(own)

@@ -3,57 +3,95 @@
 import logging
 import random
 import shutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as L
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 
-from vcd.checkpoints import CONFIG
+from vcd import __version__, compat, seeds
+from vcd.checkpoints import CONFIG, VERSION
 from vcd.errors import UserError
+from vcd.files import atomic, explained
+
+if TYPE_CHECKING:
+    from vcd.runs import RunFolder
 
 log = logging.getLogger("vcd")
 
 
+def validation_follows(trainer: L.Trainer) -> bool:
+    """Whether Lightning validates right after the training batch that has just ended."""
+    if not trainer.enable_validation:
+        return False
+    interval, batches = trainer.val_check_batch, trainer.fit_loop.total_batch_idx + 1
+    return trainer.global_step == trainer.max_steps or (interval is not None and batches % interval == 0)
+
+
+class LastStep(L.Callback):
+    """The last step is logged and validated, wherever the intervals of logging and validation fall."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True
+
+
 class Checkpoint(L.Callback):
     """Saves every `every` steps, before every validation, and after the last step. Place it after every callback whose
-    state counts. What was saved before a validation begins with it again, so that nothing is left unmeasured. (After the
-    last step Lightning has nothing to go on with: `vcd.train` repeats that validation.)
+    state counts.
+
+    Where a validation follows a step, its start saves, and a training that resumes from there begins with it, so that
+    nothing is left unmeasured. (After the last step Lightning has nothing to go on with: `vcd.training` repeats that
+    validation.)
 
     keep: every so many steps a copy stays, step-0000500.ckpt, for curves of what is measured afterwards; None: none.
     """
 
-    def __init__(self, *, path: Path, every: int, config: dict[str, Any], keep: int | None = None):
-        self.path, self.every, self.config, self.keep = path, every, config, keep
+    def __init__(self, *, run: "RunFolder", every: int, keep: int | None = None):
+        self.run, self.every, self.keep = run, every, keep
         self._seen = 0  # the last step that was looked at: a step may be several batches, and is saved after its last
 
-    def on_train_start(self, trainer, pl_module) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._seen = trainer.global_step
+        if self._seen:
+            self._copy(trainer)  # which a kill right after the save may have prevented
 
-    def on_train_batch_end(self, trainer, *_) -> None:
-        step, last = trainer.global_step, trainer.global_step == trainer.max_steps
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        compat.log_at(trainer, trainer.global_step)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        step = trainer.global_step
         if step == self._seen:
             return
         self._seen = step
-        kept = self.keep is not None and step % self.keep == 0 and not last
-        if step % self.every == 0 or last or kept:
-            trainer.save_checkpoint(self.path, weights_only=False)
-        if kept and trainer.is_global_zero:
-            temporary = self.path.with_name(f".step-{step:07d}")
-            shutil.copyfile(self.path, temporary)
-            temporary.replace(self.path.with_name(f"step-{step:07d}.ckpt"))
+        due = step % self.every == 0 or step == trainer.max_steps or self._kept(trainer)
+        if due and not validation_follows(trainer):
+            self._save(trainer)
 
-    def on_validation_start(self, trainer, pl_module) -> None:
-        if not trainer.sanity_checking and trainer.global_step < trainer.max_steps:
-            trainer.save_checkpoint(self.path, weights_only=False)
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._save(trainer)
 
-    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
-        checkpoint[CONFIG] = self.config
-        if trainer.validating:  # Lightning begins a validation again when it was left within a batch
-            begun = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
-            begun["ready"] += 1
-            begun["started"] += 1
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CONFIG], checkpoint[VERSION] = self.run.config, __version__
+        if trainer.validating:
+            compat.begin_with_validation(checkpoint)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        self.run.check()
+        trainer.save_checkpoint(self.run.last, weights_only=False)
+        self._copy(trainer)
+
+    def _kept(self, trainer: L.Trainer) -> bool:
+        step = trainer.global_step
+        return self.keep is not None and step % self.keep == 0 and step < trainer.max_steps
+
+    def _copy(self, trainer: L.Trainer) -> None:
+        path = self.run.path / f"step-{trainer.global_step:07d}.ckpt"
+        if self._kept(trainer) and trainer.is_global_zero and not path.exists():
+            with explained(path), atomic(path) as temporary:
+                shutil.copyfile(self.run.last, temporary)
 
 
 class RandomState(L.Callback):
@@ -73,7 +111,7 @@ class RandomState(L.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._state = state
 
-    def on_train_start(self, trainer, pl_module) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restored last of all, when nothing before the first batch draws any more."""
         state = self.__dict__.pop("_state", None)
         states = None if state is None else state.get("processes", [state])
@@ -86,8 +124,7 @@ class RandomState(L.Callback):
                     len(states),
                     trainer.world_size,
                 )
-            key = (torch.initial_seed(), trainer.global_step, trainer.global_rank)
-            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+            torch.manual_seed(seeds.mix(torch.initial_seed(), trainer.global_step, trainer.global_rank))
 
 
 def _together() -> bool:
@@ -128,18 +165,18 @@ class StopOnNonFinite(L.Callback):
     def __init__(self) -> None:
         self.finite: torch.Tensor | None = None
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, *_) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         ok = torch.isfinite(outputs["loss"])
         self.finite = ok if self.finite is None else self.finite & ok
         if trainer.global_step % trainer.log_every_n_steps == 0:
             self._check(trainer)
 
-    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         weights = torch.stack([p.isfinite().all() for p in pl_module.parameters()]).all()
         self.finite = weights if self.finite is None else self.finite & weights
         self._check(trainer)
 
-    def _check(self, trainer) -> None:
+    def _check(self, trainer: L.Trainer) -> None:
         if self.finite is not None and not bool(self.finite):
             raise UserError(
                 f"the loss or a weight is no longer finite at step {trainer.global_step}; last.ckpt is from before: "

@@ -1,12 +1,12 @@
 """How long training has taken, over interruptions and resumes."""
 
-import csv
 import time
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as L
 
-from vcd.errors import UserError
+from vcd import files
 
 
 class Timing(L.Callback):
@@ -29,33 +29,22 @@ class Timing(L.Callback):
     def _now(self) -> float:
         return self.seconds + (0.0 if self._since is None else time.monotonic() - self._since)
 
-    def on_train_start(self, trainer, pl_module) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since, self._last = time.monotonic(), trainer.global_step
-        if not trainer.is_global_zero:
-            return
-        rows = []
-        if trainer.global_step and self.path.exists():
-            rows = [row for row in read(self.path) if row[0] <= trainer.global_step]
-        self._write("w", [("step", "seconds"), *rows])
+        if trainer.is_global_zero:
+            rows = [row for row in read(self.path) if row[0] <= trainer.global_step] if self.path.exists() else []
+            with files.explained(self.path):
+                files.write_text(self.path, "".join(f"{a},{b}\n" for a, b in [("step", "seconds"), *rows]))
 
-    def on_train_batch_end(self, trainer, *_) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         step = trainer.global_step
         due = step % trainer.log_every_n_steps == 0 or step == trainer.max_steps
         if trainer.is_global_zero and due and step > self._last:  # a step may be several batches
             self._last = step
-            self._write("a", [(step, f"{self._now():.3f}")])
-
-    def _write(self, mode: str, rows: list[tuple]) -> None:
-        try:
-            with open(self.path, mode, newline="") as file:
-                csv.writer(file).writerows(rows)
-        except OSError as error:
-            raise UserError(
-                f"could not write {self.path} ({error.strerror}): free some space and run the same command again"
-            ) from error
+            with files.explained(self.path), open(self.path, "a", newline="") as file:
+                file.write(f"{step},{self._now():.3f}\n")
 
 
 def read(path: Path) -> list[tuple[int, float]]:
     """The rows of a times.csv."""
-    with open(path, newline="") as file:
-        return [(int(row["step"]), float(row["seconds"])) for row in csv.DictReader(file)]
+    return [(int(row["step"]), float(row["seconds"])) for row in files.read_steps(path)]

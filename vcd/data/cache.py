@@ -8,7 +8,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from vcd.data.decode import decode
 from vcd.data.files import Files
 from vcd.errors import UserError
+from vcd.files import atomic, write_text
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def build_cache(folder: Path, files: Files, groups: Sequence[Sequence[str]], sha
     checksum = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _replacing(folder / "images.npy") as out:
+        with atomic(folder / "images.npy") as part, open(part, "wb") as out:
             _header(out, len(paths), shape)
             for path, result in _decoded(files, paths, shape):
                 if isinstance(result, Exception):
@@ -76,8 +76,7 @@ def build_cache(folder: Path, files: Files, groups: Sequence[Sequence[str]], sha
                 raise UserError(f"none of the {len(paths)} files in dataset.path is a readable image ({first}: {why})")
             _header(out, len(paths) - len(broken), shape)
         counts = [sum(path not in broken for path in group) for group in groups]
-        with _replacing(folder / "record.json") as out:
-            out.write(json.dumps(asdict(Record(counts, broken, checksum))).encode())
+        write_text(folder / "record.json", json.dumps(asdict(Record(counts, broken, checksum))))
     except OSError as error:
         raise UserError(
             f"cannot write the image cache {folder} ({error.strerror}): free space or set data.root"
@@ -115,17 +114,3 @@ def _header(out: IO[bytes], rows: int, shape: tuple[int, int, int]) -> None:
     out.seek(0)
     np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": (rows, *shape)})
     out.seek(0, os.SEEK_END)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of `path` when it is complete and on the disk."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(part, "wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """CIFAR-10: 50,000 + 10,000 colour images of 32x32 pixels, in ten classes."""
 
 import gzip
-import os
 import pickle
 import tarfile
 import tempfile
@@ -15,6 +14,7 @@ import torch
 from vcd.data.base import ImageData, Images, Split
 from vcd.data.download import fetch
 from vcd.errors import UserError
+from vcd.files import atomic
 
 ARCHIVE = "cifar-10-python.tar.gz"
 BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "val": ("test_batch",)}
@@ -43,7 +43,8 @@ class CIFAR10(ImageData):
                 tar.extractall(scratch, filter="data")
                 self.folder.mkdir(exist_ok=True)
                 for file in (Path(scratch) / self.folder.name).iterdir():
-                    os.replace(file, self.folder / file.name)
+                    with atomic(self.folder / file.name) as part:
+                        file.replace(part)
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(f"{archive} is damaged ({error}): delete it and it is downloaded again") from error
         except OSError as error:

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from vcd.batch import Degraded
 from vcd.data.base import ImageData, Images
-from vcd.data.draws import flipped, seeded
+from vcd.data.draws import flipped
 from vcd.data.stream import TrainStream, ValidationPairs, permutation
 from vcd.degradations.base import Degradation
 from vcd.levels import Levels, LevelSampler, Stratified
 from vcd.predictions import Prediction
+from vcd.seeds import seeded
 from vcd.spaces import Pixels, Space
 
 

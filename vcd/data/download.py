@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import urllib.request
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
@@ -11,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vcd.errors import UserError
+from vcd.files import atomic
 
 TIMEOUT = 15  # seconds without an answer until a server counts as unreachable
 log = logging.getLogger(__name__)
@@ -44,10 +44,9 @@ def fetch(name: str, folder: Path, files: Mapping[str, str], mirrors: Sequence[s
 def _download(url: str, path: Path, md5: str) -> None:
     """One file; ValueError when what came is not what was asked for."""
     log.info("downloading %s", url)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     digest = hashlib.md5(usedforsecurity=False)
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": "vcd"})
+    request = urllib.request.Request(url, headers={"User-Agent": "vcd"})
+    with atomic(path) as part:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(part, "wb") as out:
             size = answer.headers.get("Content-Length")
             with tqdm(total=size and int(size), unit="B", unit_scale=True, desc=path.name, leave=False) as bar:
@@ -57,6 +56,3 @@ def _download(url: str, path: Path, md5: str) -> None:
                     bar.update(len(chunk))
         if digest.hexdigest() != md5:
             raise ValueError(f"what {url} sends has the wrong checksum")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

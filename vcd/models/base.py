@@ -141,15 +141,16 @@ class Diffusion(L.LightningModule, ABC):
         return losses.total
 
     def on_train_batch_end(self, *_: Any) -> None:
-        if self.global_step % self._log_every == 0:
+        if self._logs():
             self._log_levels("train")
 
-    @property
-    def _log_every(self) -> int:
-        return self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+    def _logs(self) -> bool:
+        """Whether Lightning logs after this step: every so often, and after the last one, where `should_stop` is set."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+        return self.trainer.should_stop or self.global_step % every == 0
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        if self.global_step % self._log_every:
+        if not self._logs():
             checkpoint["levels"] = self.levels.pack()
         else:  # logged right after this, if nothing happens in between
             checkpoint[REPORT] = {name: float(value) for name, value in self._report("train").items()}

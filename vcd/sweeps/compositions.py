@@ -2,9 +2,11 @@
 
 import copy
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
+
+from vcd import compat
 
 
 class Compositions:
@@ -14,19 +16,17 @@ class Compositions:
     valid, its launchers to start them. Two hundred runs of a few groups take a minute like that.
     """
 
-    def __init__(self, loader: ConfigLoaderImpl) -> None:
+    def __init__(self, loader: ConfigLoader) -> None:
         self.loader, self.compose = loader, loader.load_sweep_config
         self.known: dict[tuple[str, ...], DictConfig] = {}
 
     def __call__(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         parsed = OverridesParser.create().parse_overrides(sweep_overrides)
-        values = [
-            o for o in parsed if isinstance(o.value(), dict) or not self.loader.repository.group_exists(o.key_or_group)
-        ]
-        groups = tuple(o.input_line for o in parsed if o not in values)
+        values = [o for o in parsed if isinstance(o.value(), dict) or not compat.is_group(self.loader, o.key_or_group)]
+        groups = tuple(str(o.input_line) for o in parsed if o not in values)
         if groups not in self.known:
             self.known[groups] = self.compose(master_config, list(groups))
         config = copy.deepcopy(self.known[groups])
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        compat.apply_overrides(values, config)
         config.hydra.overrides.task = [o.input_line for o in parsed if not o.is_hydra_override()]
         return config

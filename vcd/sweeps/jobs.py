@@ -13,7 +13,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from vcd.runs import RunFolder, write_atomically
+from vcd.files import write_text
+from vcd.runs import RunFolder, read_status
 from vcd.sweeps import rows
 
 log = logging.getLogger("vcd")
@@ -30,8 +31,8 @@ class Job:
 
     def mark(self, state: str, /, **facts: Any) -> None:
         """Change the status of the run from outside."""
-        path = self.folder / "status.json"
-        write_atomically(path, json.dumps(json.loads(path.read_text()) | {"state": state, **facts}, indent=2) + "\n")
+        status = read_status(self.folder) | {"state": state, **facts}
+        write_text(self.folder / "status.json", json.dumps(status, indent=2) + "\n")
 
 
 def prepare(loader: ConfigLoader, config: DictConfig, overrides: Sequence[Sequence[str]]) -> list[Job]:
@@ -58,6 +59,6 @@ def outcomes(jobs: list[Job]) -> list[JobReturn]:
     """What a sweeper asks of finished runs: the last validation loss, None of those that did not get there."""
     returns = []
     for job in jobs:
-        value = json.loads((job.folder / "status.json").read_text()).get("val_loss")
+        value = read_status(job.folder).get("val_loss")
         returns.append(JobReturn(overrides=job.command, status=JobStatus.COMPLETED, _return_value=value))
     return returns

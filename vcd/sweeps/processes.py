@@ -1,6 +1,5 @@
 """Runs as processes of this machine, several at a time."""
 
-import json
 import os
 import queue
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vcd.errors import UserError
+from vcd.runs import read_status
 from vcd.sweeps import rows, table
 from vcd.sweeps.jobs import Job
 
@@ -58,9 +58,9 @@ def train(commands: Mapping[Path, Sequence[str]], *, processes: int, sweep: Path
             while wait(futures.values(), timeout=2).not_done:
                 bar.n = sum(future.done() for future in futures.values()) + _under_way(sweep)
                 bar.refresh()
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit) as stopped:
             pool.shutdown(cancel_futures=True)
-            raise
+            raise SystemExit(stopped.code if isinstance(stopped, SystemExit) else 128 + signal.SIGINT) from None
         finally:
             signal.signal(signal.SIGTERM, before)
         bar.n = len(futures)
@@ -96,7 +96,7 @@ def run(jobs: list[Job], *, processes: int, strict: bool) -> None:
         job = todo[printed]
         if code < 0:
             job.mark("failed", error=f"killed by {signal.Signals(-code).name}")
-        elif code and json.loads((job.folder / "status.json").read_text())["state"] == "queued":
+        elif code and read_status(job.folder).get("state") == "queued":
             job.mark("failed", error=f"it did not start: see {printed}")
     mine = [row for row in rows.read(sweep) if row.folder.resolve() in {job.folder for job in jobs}]
     print(table.text(mine))

@@ -1,7 +1,6 @@
 """A folder of runs: how each of them is doing, by its status.json and by what SLURM says of its job."""
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -11,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from vcd.errors import UserError
-from vcd.runs import SILENCE, silence
+from vcd.runs import SILENCE, read_status, silence
 from vcd.sweeps import scheduler
 
 UNDER_WAY = ("queued", "running", "preempted")
 DEAD = ("failed", "killed", "cancelled")  # what `resume` starts again
+UNKNOWN = "unknown"  # its status.json is damaged
 
 
 @dataclass
 class Row:
-    """One run. state: queued, running, preempted (and queued again), finished, failed, killed or cancelled."""
+    """One run. state: queued, running, preempted (and queued again), finished, failed, killed, cancelled or unknown."""
 
     folder: Path
     state: str
@@ -50,7 +50,7 @@ def read(sweep: Path) -> list[Row]:
 
 def any_of(sweep: Path) -> list[Row]:
     """Every run folder in `sweep`, by name; none where there is no sweep."""
-    statuses = {path.parent: json.loads(path.read_text()) for path in sorted(sweep.glob("*/status.json"))}
+    statuses = {path.parent: _status(path.parent) for path in sorted(sweep.glob("*/status.json"))}
     for folder, status in statuses.items():
         if status["state"] == "queued" and (folder / "job").exists():  # submitted, and not yet started
             status["job"] = (folder / "job").read_text().strip()
@@ -58,6 +58,13 @@ def any_of(sweep: Path) -> list[Row]:
     queue = scheduler.queue() if jobs else {}
     gone = scheduler.ended([job for job in jobs if job not in queue])
     return [_row(folder, status, queue, gone) for folder, status in statuses.items()]
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    try:
+        return read_status(folder)
+    except UserError as error:  # one damaged file hides no other run
+        return {"state": UNKNOWN, "error": str(error)}
 
 
 def _row(folder: Path, status: dict[str, Any], queue: dict[str, str], gone: dict[str, str]) -> Row:
@@ -92,7 +99,7 @@ def _alive(pid: int) -> bool:
 def code(rows: list[Row]) -> int:
     """0: all finished; 1: some need you; 3: the rest is under way."""
     states = {row.state for row in rows}
-    return 1 if states & set(DEAD) else 3 if states & set(UNDER_WAY) else 0
+    return 1 if states & {*DEAD, UNKNOWN} else 3 if states & set(UNDER_WAY) else 0
 
 
 def cancel(rows: list[Row]) -> list[Row]:

@@ -11,7 +11,7 @@ import submitit
 from submitit.helpers import Checkpointable
 
 from vcd.errors import UserError
-from vcd.runs import write_atomically
+from vcd.files import write_text
 from vcd.sweeps.jobs import Job
 from vcd.sweeps.rows import DEAD, Row
 
@@ -66,8 +66,8 @@ def submit(jobs: list[Job], *, settings: dict[str, Any], sweep: str) -> None:
         reason = " ".join(str(error).split())
         raise UserError(f"launcher=slurm could not submit the runs: {reason}") from error
     for job, started in zip(todo, submitted, strict=True):
-        write_atomically(job.folder / "job", f"{started.job_id}\n")
-    write_atomically(Path(sweep) / SETTINGS, json.dumps(settings, indent=2) + "\n")
+        write_text(job.folder / "job", f"{started.job_id}\n")
+    write_text(Path(sweep) / SETTINGS, json.dumps(settings, indent=2) + "\n")
     print(
         f"{len(todo)} runs submitted as job {submitted[0].job_id.split('_')[0]}; how they do: python -m vcd.sweep status {sweep}"
     )

@@ -45,18 +45,27 @@ def duration(seconds: float) -> str:
 
 def collect(rows: list[Row]) -> str:
     """runs.csv: a line a run, with its variant (all but the seed), its state, losses and what vcd.evaluate measured."""
-    measured = [_metrics(row.folder) for row in rows]
+    measured, damaged = zip(*(_metrics(row.folder) for row in rows), strict=True)
     numbers = list(dict.fromkeys(name for metrics in measured for name in metrics))
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(
         ("folder", "variant", "seed", "overrides", "state", "step", "steps", "loss", "val_loss", *numbers, "error")
     )
-    for name, row, metrics in zip(names(rows), rows, measured, strict=True):
-        variant, _, seed = row.status["identity"].rpartition("-seed")
+    for name, row, metrics, wrong in zip(names(rows), rows, measured, damaged, strict=True):
+        variant, _, seed = row.status.get("identity", "").rpartition("-seed")
         facts = (row.status.get(key) for key in ("step", "steps", "loss", "val_loss"))
         writer.writerow(
-            (row.folder.name, variant, seed, name, row.state, *facts, *(metrics.get(n, "") for n in numbers), row.error)
+            (
+                row.folder.name,
+                variant,
+                seed,
+                name,
+                row.state,
+                *facts,
+                *(metrics.get(n, "") for n in numbers),
+                row.error or wrong,
+            )
         )
     return buffer.getvalue()
 
@@ -72,10 +81,12 @@ def finished(table: Path) -> list[Path]:
     return found
 
 
-def _metrics(folder: Path) -> dict[str, float | None]:
+def _metrics(folder: Path) -> tuple[dict[str, float | None], str]:
+    """What vcd.evaluate measured, and what is wrong with the file that says so."""
     path = folder / "metrics.json"
-    return (
-        {name: number["value"] for name, number in json.loads(path.read_text())["metrics"].items()}
-        if path.exists()
-        else {}
-    )
+    try:
+        return {name: number["value"] for name, number in json.loads(path.read_text())["metrics"].items()}, ""
+    except FileNotFoundError:
+        return {}, ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}, f"{path} is damaged: vcd.evaluate writes it again"

@@ -1,0 +1,221 @@
+"""The training of one run, step by step: build, begin or resume, fit, finish."""
+
+import contextlib
+import itertools
+import logging
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytorch_lightning as L
+import torch
+from hydra.utils import instantiate
+from jaxtyping import Float
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from torch import Tensor
+from tqdm import tqdm
+
+from vcd import checkpoints, curves, hardware, memory, seeds
+from vcd.callbacks.checkpoint import Checkpoint, LastStep
+from vcd.callbacks.heartbeat import Heartbeat
+from vcd.callbacks.pictures import Pictures
+from vcd.callbacks.preemption import Preemption
+from vcd.callbacks.timing import Timing
+from vcd.data.datamodule import DegradationDataModule
+from vcd.loggers import CSVMetrics
+from vcd.models.base import REPORT, Diffusion
+from vcd.quiet import quiet
+from vcd.runs import RunFolder
+from vcd.signals import Listener
+from vcd.tracking import Tracker
+
+log = logging.getLogger("vcd")
+
+
+def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
+    """Fit, from the last checkpoint where there is one; leave pictures and curves; mark the run as finished."""
+    quiet()
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    seeds.everything(cfg.seed)
+    model = checkpoints.build(cfg)
+    data = datamodule(cfg, model)
+    metrics = CSVMetrics(path=run.path / "metrics.csv")
+    step, precision = resume(cfg, run, metrics)
+    if step == 0:
+        model.start.fit(data.train_batches(), model.degradation)
+    callbacks = instantiate(cfg.callbacks)
+    trackers = [tracker(config=run.config, resumed=step > 0) for tracker in instantiate(cfg.logger).values()]
+    precision = precision or choose_precision(cfg)
+    run.config["trainer"]["precision"] = precision  # what checkpoints say
+    trainer = make_trainer(cfg, run, listener, list(callbacks.values()), [metrics, *trackers], precision)
+    announce(cfg, model, data, trainer, precision)
+    with tracked(trackers, run, metrics, step):
+        fit(run, trainer, model, data, listener, step)
+        if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
+            model = fit_priors(cfg, run, data, trainer.strategy.root_device, listener)
+            conclude(run, model, metrics, list(callbacks.values()), trackers, trainer.global_step)
+
+
+# --- build ------------------------------------------------------------------------------------------------------------
+
+
+def datamodule(cfg: DictConfig, model: Diffusion) -> DegradationDataModule:
+    """The node `data`, less the place of the data sets, with what the run and the model decide."""
+    node = {key: value for key, value in OmegaConf.to_container(cfg.data, resolve=True).items() if key != "root"}
+    return instantiate(node)(
+        dataset=instantiate(cfg.dataset.source),
+        degradation=model.degradation,
+        prediction=model.prediction,
+        space=model.space,
+        level_sampler=instantiate(cfg.level_sampler),
+        batch_size=cfg.batch_size,
+        steps=cfg.trainer.max_steps * cfg.trainer.accumulate_grad_batches,
+        flip=cfg.dataset.flip,
+        seed=cfg.seed,
+    )
+
+
+def resume(cfg: DictConfig, run: RunFolder, metrics: CSVMetrics) -> tuple[int, str | None]:
+    """(step, precision) of the last checkpoint, whose rows of metrics.csv are taken over; (0, None) where there is none.
+
+    A run keeps the precision it began with, wherever it goes on.
+    """
+    if not run.last.exists():
+        return 0, None
+    saved = checkpoints.read(run.last)
+    step, precision = saved["global_step"], saved[checkpoints.CONFIG]["trainer"]["precision"]
+    metrics.resume(step, saved.get(REPORT, {}))
+    log.info("resuming at step %d of %d", step, cfg.trainer.max_steps)
+    return step, precision
+
+
+def choose_precision(cfg: DictConfig) -> str:
+    """What trainer.precision means here."""
+    chosen = cfg.trainer.precision
+    if chosen == "auto":
+        device = torch.device("cpu" if cfg.trainer.accelerator == "cpu" else checkpoints.device_of("auto"))
+        if device.type == "cpu" and cfg.trainer.get("strategy"):
+            chosen, why = "32-true", "several processes, whose trials could differ"
+        else:
+            size = cfg.dataset.size // cfg.network.unet.patch
+            chosen, why = hardware.precision(device, width=cfg.network.unet.dim, size=size)
+        log.info("precision: %s (%s)", chosen, why)
+    return chosen
+
+
+def make_trainer(
+    cfg: DictConfig, run: RunFolder, listener: Listener, callbacks: list[L.Callback], loggers: list[Any], precision: str
+) -> L.Trainer:
+    """Lightning's Trainer. trainer.val_check_interval is in steps; Lightning counts batches."""
+    if not cfg.trainer.enable_progress_bar:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, L.callbacks.ProgressBar)]
+    interval = cfg.trainer.val_check_interval
+    if isinstance(interval, int):
+        interval *= cfg.trainer.accumulate_grad_batches
+    saving = [  # after those whose state counts
+        LastStep(),
+        Timing(path=run.path / "times.csv"),
+        Checkpoint(run=run, every=cfg.checkpoint_every, keep=cfg.keep_every),
+        Heartbeat(run=run),
+        Preemption(path=run.last, listener=listener),
+    ]
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return instantiate(cfg.trainer, _partial_=True, precision=precision, val_check_interval=interval)(
+        callbacks=[*callbacks, *saving],
+        logger=loggers,
+        plugins=[checkpoints.AtomicCheckpointIO(), *slurm],
+        default_root_dir=run.path,
+    )
+
+
+def announce(
+    cfg: DictConfig, model: Diffusion, data: DegradationDataModule, trainer: L.Trainer, precision: str
+) -> None:
+    """A line that says what is trained, and another, where asked for, with the memory it takes."""
+    device, weights = trainer.strategy.root_device, sum(p.numel() for p in model.parameters())
+    log.info("%s: %.2f M parameters, %d training images, T=%d, %d steps of %d images on %s", type(model).__name__,
+             weights / 1e6, len(data.train_images), cfg.T, cfg.trainer.max_steps, cfg.batch_size, device)  # fmt: skip
+    if not cfg.trainer.estimate_memory:
+        return
+    size, free = cfg.batch_size // trainer.world_size, memory.available(device)
+    with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        found = memory.estimate(model, data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0))
+    log.info("memory: about %.2f GiB for a step of %d images, %.1f GiB are free: batch_size=%d fits",
+             found.total(size) / 2**30, size, free / 2**30, found.largest(free))  # fmt: skip
+
+
+# --- fit --------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def tracked(trackers: list[Tracker], run: RunFolder, metrics: CSVMetrics, step: int) -> Iterator[None]:
+    """wandb and TensorBoard, given what was logged before this start, and closed afterwards, however it ends."""
+    try:
+        for tracker in trackers:
+            tracker.start(metrics.before(step), run.path / "pictures")
+        yield
+    finally:
+        for tracker in trackers:
+            tracker.finish(failed=sys.exc_info()[0] is not None)
+
+
+def fit(
+    run: RunFolder, trainer: L.Trainer, model: Diffusion, data: DegradationDataModule, listener: Listener, step: int
+) -> None:
+    """Train to the end. What was saved before the last validation has nothing left to train, and is validated."""
+    trainer.fit(model, data, ckpt_path=run.last if step else None)
+    listener.obey()
+    if step == trainer.max_steps and trainer.enable_validation:
+        trainer.validate(model, data, verbose=False)
+        listener.obey()
+
+
+# --- finish -----------------------------------------------------------------------------------------------------------
+
+
+def fit_priors(
+    cfg: DictConfig, run: RunFolder, data: DegradationDataModule, device: torch.device, listener: Listener
+) -> Diffusion:
+    """Fit the prior of every checkpoint to its averaged weights; the model of the last one."""
+    for path in (*sorted(run.path.glob("step-*.ckpt")), run.last):
+        model, _ = checkpoints.load(path, device)
+        with seeds.seeded(cfg.seed, model.device):  # whatever happened on the way here
+            model.fit_prior(endless(data, of=path.name, bar=cfg.trainer.enable_progress_bar))
+        with listener.patiently():
+            checkpoints.store_buffers(path, model)
+    return model
+
+
+def endless(data: DegradationDataModule, *, of: str, bar: bool) -> Iterator[Float[Tensor, "b c h w"]]:
+    """Training images, again and again, in batches of some hundreds even where there are only a few; a bar counts them."""
+    times = math.ceil(256 / len(data.train_images))
+    log.info("fitting the prior of %s: training images are encoded, then a distribution is fitted to their latents", of)
+    with tqdm(desc="encoded for the prior", unit=" images", file=sys.stdout, disable=not bar) as counted:
+        for _ in itertools.count():
+            for batch in data.train_batches():
+                whole = torch.cat([batch] * times)
+                counted.update(len(whole))
+                yield whole
+
+
+def conclude(
+    run: RunFolder,
+    model: Diffusion,
+    metrics: CSVMetrics,
+    callbacks: list[L.Callback],
+    trackers: list[Tracker],
+    step: int,
+) -> None:
+    """The last pictures, the curves, and the status that says that all is done."""
+    for callback in callbacks:
+        if isinstance(callback, Pictures):
+            log.info("drawing the last pictures")
+            samples, sequences = callback.draw(model, run.path)
+            for tracker in trackers:
+                tracker.conclude(samples, sequences, step=step - 1)
+    curves.draw(metrics.path, run.path / "curves.png")
+    losses = curves.curve(curves.read(metrics.path), "val/loss")[1]
+    run.set_status("finished", step=step, steps=step, val_loss=losses[-1] if losses else None)
