@@ -35,8 +35,13 @@ BUT = "callbacks.ema"  # counts all the same
 NEUTRAL: dict[str, Any] = {
     "data": {"_target_": "DegradationDataModule"},
     "level_sampler": {"_target_": "Stratified"},
+    "*.continuous": False,
+    "*.sampler.power": 1,
     "model.network.classes": None,
     "model.network.context": 0,
+    "model.network.fourier": [],
+    "model.network.residual": False,
+    "model.weight": None,
     "space": {"_target_": "Pixels"},
     "*.zero": -1,
 }
