@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = list[dict[str, str]]
-UNITS = {"loss": "loss", "reconstruction_sse": "squared error, summed over pixels", "kl_bits": "KL in bits a step"}
+UNITS = {"loss": "loss", "reconstruction_sse": "squared error, summed over pixels", "kl_bits": "KL in bits per step"}
 
 
 def read(metrics: Path) -> Rows:

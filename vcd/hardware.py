@@ -20,7 +20,7 @@ GAIN = 1.3  # bf16 is chosen where it is at least this many times as fast
 def trainer(
     *, estimate_memory: bool = False, compile: bool | str = False, callbacks: Sequence[L.Callback] = (), **options: Any
 ) -> L.Trainer:
-    """Lightning's Trainer, of its own options. estimate_memory: `vcd.train` says beforehand what a step will take.
+    """Lightning's Trainer with its own options. estimate_memory: `vcd.train` prints beforehand what a step takes.
 
     compile: the network and the encoder are compiled by torch.compile; a string names its backend. UserError where
     Lightning refuses an option, or SLURM has started other processes than devices and num_nodes say.
@@ -40,7 +40,7 @@ def trainer(
 
 def precision(device: torch.device, *, width: int, size: int) -> tuple[str, str]:
     """(Lightning's precision, why): bf16-mixed on GPUs that have it, and on CPUs whose convolutions of `width` channels
-    at size x size gain from it, which is tried; else 32-true."""
+    at size x size gain from it, which is measured; else 32-true."""
     if device.type == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bf16-mixed", "the GPU has it") if has else ("32-true", "the GPU has no bf16")

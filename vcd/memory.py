@@ -15,7 +15,7 @@ BACKWARD = 1.3  # gradients of skips that wait for their turn, and scratch, besi
 
 @dataclass
 class Estimate:
-    """Bytes at the peak of a training step: `fixed` whatever the batch, and `an_image` for each of its images."""
+    """Bytes at the peak of a training step: `fixed` for any batch, and `an_image` for each image."""
 
     fixed: int
     an_image: int

@@ -1,4 +1,4 @@
-"""What Lightning and friends say that helps no one."""
+"""Silences messages of Lightning and other libraries that help no one."""
 
 import logging
 import warnings

@@ -1,7 +1,7 @@
 """How severe level t is, for t = 0..T. Level 0 is clean and T fully degraded; everything is computed in float64.
 
 A `Schedule` says how much of the image a level keeps, as an amplitude (`fade`) or as a power under noise
-(`alpha_bar`). The functions below it say how wide a blur or how large a block is; their entry 0 is the identity's.
+(`alpha_bar`). The functions below it say how wide a blur or how large a block is; entry 0 is the identity.
 """
 
 import math
@@ -92,7 +92,7 @@ class Cosine(Schedule):
 
 @final
 class Linear(Schedule):
-    """Fade 1 - t/T; noise with linearly growing beta (DDPM, 2006.11239), rescaled so that any T ends alike."""
+    """Fade 1 - t/T; noise with linearly growing beta (DDPM, 2006.11239), rescaled so that every T ends alike."""
 
     def __init__(self, *, beta_start: Number = 1e-4, beta_end: Number = 0.02, clip: Number = 0.999):
         self.beta_start, self.beta_end, self.clip = beta_start, beta_end, clip
@@ -187,10 +187,10 @@ def pixel_factors(T: int, *, size: int) -> Int[Tensor, " levels"]:
 
 
 def pixel_blocks(T: int, *, size: int) -> Int[Tensor, " levels"]:
-    """Blocks a side of level t, (T+1,): `size`, then strictly fewer at every level, 1 at level T.
+    """Blocks per side of level t, (T+1,): `size`, then strictly fewer at every level, 1 at level T.
 
     ceil(size / factor) with `pixel_factors` made at least 2 and strictly increasing: 14, 10, 7, 5, 3, 1 for MNIST.
-    UserError if T is more than size - 1, for there are no more levels to be had.
+    UserError if T is more than size - 1, since there are no more levels.
     """
     published = pixel_factors(T, size=size)[1:].tolist()
     if size <= T:

@@ -1,4 +1,4 @@
-"""Where in frequency images, and differences of images, have their energy."""
+"""The energy of images, and of differences of images, by frequency."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from vcd.steering import Path, decode, encode, exchange, levels_of
 
 
 def bands(size: int) -> Int[Tensor, "h w"]:
-    """The radial band of every coefficient of fft2: the frequency's length in cycles an image, rounded; the corners,
+    """The radial band of every coefficient of fft2: the frequency's length in cycles per image, rounded; the corners,
     beyond size / 2, count to the last band."""
     f = torch.fft.fftfreq(size) * size
     return torch.hypot(f[:, None], f[None, :]).round().long().clamp(max=size // 2)
@@ -33,7 +33,7 @@ def power(x: Float[Tensor, "*n c h h"]) -> Float[Tensor, "*n bands"]:
 
 
 def centroid(energy: Float[Tensor, "*n bands"]) -> Float[Tensor, "*n"]:
-    """The mean frequency, in cycles an image, of energies by band."""
+    """The mean frequency, in cycles per image, of energies by band."""
     f = torch.arange(energy.shape[-1], device=energy.device, dtype=energy.dtype)
     return (energy * f).sum(-1) / energy.sum(-1).clamp(min=torch.finfo(energy.dtype).tiny)
 
@@ -57,7 +57,7 @@ class Bands:
 
     @property
     def centroid(self) -> Float[Tensor, " k"]:
-        """Mean frequency of the change, in cycles an image."""
+        """Mean frequency of the change, in cycles per image."""
         return centroid(self.energy)
 
 

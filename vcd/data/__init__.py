@@ -1,1 +1,1 @@
-"""Images: where they come from (one file a data set), the order they are trained in, and their degradation."""
+"""Images: where they come from (one file per data set), the order they are trained in, and their degradation."""

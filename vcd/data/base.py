@@ -63,10 +63,10 @@ class ImageData(ABC):
         self.name, self.size, self.channels = name, size, channels
 
     def prepare(self) -> None:
-        """Download or cache what is missing; called on one process a machine, before any `load`."""
+        """Download or cache what is missing; called by one process per machine, before any `load`."""
 
     def load(self, split: Split) -> Images:
-        """The images of a split; prepares them first where that has not been done.
+        """The images of a split; prepares them first if need be.
 
         Raises UserError where they are missing or damaged, or not of `size` and `channels`.
         """

@@ -1,4 +1,4 @@
-"""Many image files, decoded once and kept as one array that is mapped, not read, by every later run."""
+"""Many image files, decoded once into one array that later runs map into memory."""
 
 import json
 import logging

@@ -11,7 +11,7 @@ _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def decode(data: bytes, size: int, channels: int) -> tuple[UInt8[np.ndarray, "c size size"], list[str]]:
-    """Pixels of an image file, and what was odd about it, in words.
+    """Pixels of an image file, and a remark on anything odd about it.
 
     In this order: turned upright (EXIF); 16 bits to 8; transparency onto black; to RGB (`channels` 3) or grey
     (ITU-R 601 luma, `channels` 1); the largest centred square; Lanczos with antialiasing, straight from full

@@ -42,7 +42,7 @@ def fetch(name: str, folder: Path, files: Mapping[str, str], mirrors: Sequence[s
 
 
 def _download(url: str, path: Path, md5: str) -> None:
-    """One file; ValueError when what came is not what was asked for."""
+    """One file; ValueError if the download is not the file that was asked for."""
     log.info("downloading %s", url)
     digest = hashlib.md5(usedforsecurity=False)
     request = urllib.request.Request(url, headers={"User-Agent": "vcd"})

@@ -1,4 +1,4 @@
-"""The files of a data set, in a folder or in a zip, looked at the same way."""
+"""The files of a data set, in a folder or a zip, behind one interface."""
 
 import os
 import zipfile
@@ -17,7 +17,7 @@ class File:
 
 
 class Files(ABC):
-    """All files under one place; hidden ones and the litter that macOS leaves in zips are not seen."""
+    """All files under one place; hidden files and the extras that macOS adds to zips are skipped."""
 
     def listing(self) -> list[File]:
         """Every file, sorted by path."""
@@ -38,7 +38,7 @@ def _litter(path: str) -> bool:
 
 @final
 class FolderFiles(Files):
-    """Symbolic links are followed, each folder is visited once."""
+    """Symbolic links are followed, and each folder is visited once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @final
 class Folder(ImageData):
-    """Images under `path`, brought to `size` x `size` and `channels` once (see decode.py) and cached under `root`.
+    """Images under `path`, resized to `size` x `size` and `channels` once (see decode.py) and cached under `root`.
 
     train/ and val/ (or test/) are the splits if both are there. Otherwise a fixed pseudo-random `val_fraction` of
     the files, chosen by their relative paths, is kept for validation; None refuses folders without splits.

@@ -1,4 +1,4 @@
-"""Which split and class an image file belongs to: read off its path."""
+"""Which split and class an image file belongs to, from its path."""
 
 import hashlib
 from collections.abc import Sequence

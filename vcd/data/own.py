@@ -1,4 +1,4 @@
-"""The user's own images, brought to the form a model was trained on."""
+"""The user's own images, resized and converted to what a model was trained on."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ from vcd.images import to_float
 def read(places: str | list[str], *, size: int, channels: int, key: str) -> Float[Tensor, "n c h w"]:
     """Images from a file, several files, or a folder or zip (its files by name); cropped and resized as in training.
 
-    UserError, naming `key`, for what is missing, and one for all files that are no images.
+    UserError, naming `key`, for what is missing, and one for all files that are not images.
     """
     images, broken = [], []
     for place in [places] if isinstance(places, str) else places:

@@ -35,7 +35,7 @@ def check_share(batch_size: int, world_size: int) -> None:
 class TrainStream:
     """One endless stream of whole batches, of which the loader yields the next `steps`; not a loop over epochs.
 
-    Every epoch is a fresh permutation of all images, batches run across the borders, so none is partial or dropped.
+    Every epoch is a fresh permutation of all images; batches run across epochs, so none is partial or dropped.
     Batch k depends on (seed, k) alone. The state is the position: the number of batches handed out so far.
     Yields dicts: images uint8 (b,C,H,W), label int64 (b,), with b = batch_size / world_size.
     """
@@ -74,7 +74,7 @@ class TrainStream:
         return {"position": self.position, **self._identity()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Raises UserError where the order would not be continued but replaced by another."""
+        """Raises UserError if the order would change."""
         for key, value in self._identity().items():
             if state[key] != value:
                 raise UserError(f"cannot resume: the checkpoint was trained with {key}={state[key]}, now it is {value}")
@@ -88,7 +88,7 @@ class ValidationPairs:
     """The same (image, level) pairs in every validation of every run; each level 1..T has an equal share.
 
     Pair j is image j mod N, in one fixed random order, at level 1 + (j + j // lcm(N,T)) mod T: no pair comes twice
-    before all N*T came once. `pairs` is rounded up to whole shares, and is at most about N*T.
+    before all N*T have come once. `pairs` is rounded up to whole shares, and is at most about N*T.
     Yields dicts: images uint8 (b,C,H,W), label int64 (b,), t int64 (b,), seed int (a different one for each batch).
     """
 

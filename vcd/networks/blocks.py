@@ -25,14 +25,14 @@ def zero(module: nn.Module) -> nn.Module:
 
 
 def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """SiLU of a tensor that nobody else reads: in place, where no gradient needs it."""
+    """SiLU, in place where no gradient is needed: nothing else may read the tensor."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class Dropout(nn.Dropout):
     """nn.Dropout, with one random number of 64 bits for four values on a CPU: its mask takes up to a tenth of a step there.
 
-    A value is kept with a probability that is a multiple of 2^-16, so right to 8e-6, and divided by exactly that.
+    A value is kept with a probability that is a multiple of 2^-16, so exact to 8e-6, and divided by exactly that.
     """
 
     @property

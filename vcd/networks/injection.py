@@ -1,4 +1,4 @@
-"""Where the latent z enters the U-Net (conf/network: injection): one class a place.
+"""Where the latent z enters the U-Net (conf/network: injection): one class per place.
 
 Each place is a hook that leaves its argument alone unless the class is for that place. z is projected by an MLP, or,
 as published for VCD, by linear layers without a nonlinearity (`nonlinear=false`).
