@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vcd import help
+from omegaconf import ListConfig
+
+from vcd import help, threads
 from vcd.errors import UserError
 from vcd.mistakes import explain
 
@@ -33,8 +35,11 @@ def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:
             from vcd import schema
 
             try:
+                _refuse_parts()
                 schema.check(config_name, cfg)
-                _prepare(cfg.get("threads"), cfg.get("device", "auto"))
+                if cfg.get("threads"):
+                    threads.take(cfg.threads)
+                _check_device(cfg.get("device", "auto"))
                 return task(cfg)
             except Exception as error:
                 if os.environ.get("VCD_TRACEBACK") or not _here():
@@ -72,27 +77,33 @@ def _register_launchers() -> None:
     (In an editable installation it cannot.)
     """
     from hydra.core.plugins import Plugins
+
     from hydra_plugins.vcd_launchers.launchers import Local, Processes, Slurm
 
     for launcher in (Local, Processes, Slurm):
         Plugins.instance().register(launcher)
 
 
-def _prepare(threads: int | None, device: str) -> None:
-    """Let torch, NumPy and scikit-learn take so many threads, for each would take all cores. UserError without the device."""
-    if threads:  # before they are imported, which read it once
-        for library in ("OMP", "OPENBLAS", "MKL"):
-            os.environ.setdefault(f"{library}_NUM_THREADS", str(threads))
-    if threads or device not in ("auto", "cpu"):
-        import torch
+def _refuse_parts() -> None:
+    """UserError where an option was chosen that is only a part of others."""
+    from hydra.core.hydra_config import HydraConfig
 
-        if threads:
-            torch.set_num_threads(threads)
-        try:
-            torch.empty(0, device="cpu" if device == "auto" else device)
-        except (AssertionError, RuntimeError) as error:
-            why = str(error).splitlines()[0]
-            raise UserError(f"device={device} cannot be used here ({why}): device=auto takes what there is") from error
+    for group, option in HydraConfig.get().runtime.choices.items():
+        if any(name.startswith(help.HIDDEN) for name in str(option).split("/")):
+            raise UserError(f"{group}={option} is only a part of others; choose from: {', '.join(help.options(group))}")
+
+
+def _check_device(device: str) -> None:
+    """UserError where torch cannot use it."""
+    if device in ("auto", "cpu"):
+        return
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"device={device} cannot be used here ({why}): device=auto takes what there is") from error
 
 
 def _here() -> bool:
@@ -110,4 +121,4 @@ def _overrides() -> list[str]:
 
 def listed(value: Any) -> list:
     """One thing, or several, as a list."""
-    return value if isinstance(value, list) else [value]
+    return list(value) if isinstance(value, list | ListConfig) else [value]

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
+Line = tuple[str, str, str]  # key, value, comment
 HIDDEN = "_"  # begins the names of options, and of folders of them, that are only parts of others
 
 
@@ -18,21 +19,28 @@ def register_resolver(conf: Path) -> None:
 def page(conf: Path, verb: str) -> str:
     """The help of `python -m vcd.<verb>`."""
     text = (conf / f"{verb}.yaml").read_text()
-    keys, groups = [], []
+    keys, groups = read(text)
+    parts = [text.splitlines()[0].removeprefix("# "), "", "Keys (key=value):", *map(_column, keys)]
+    if groups:
+        parts += ["", "Groups (group=option):"]
+    for group in groups:
+        if listed := options(group[0]):
+            parts.append(_column(group))
+            parts += textwrap.wrap(", ".join(listed), 112, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(parts)
+
+
+def read(text: str) -> tuple[list[Line], list[Line]]:
+    """The keys and the groups of a command, from its yaml."""
+    keys: list[Line] = []
+    groups: list[Line] = []
     for key, value in yaml.compose(text, yaml.SafeLoader).value:
         if key.value == "defaults":
             for item in (item for item in value.value if isinstance(item, yaml.MappingNode)):
-                groups += [line for line in _lines(text, item) if " " not in line[0]]  # "override hydra/..." is no group
+                groups += [line for line in _lines(text, item) if " " not in line[0]]  # not "override hydra/..."
         elif key.value != "hydra":
             keys += _lines(text, yaml.MappingNode("", [(key, value)]))
-    parts = [text.splitlines()[0].removeprefix("# "), "", "Keys (key=value):", *_columns(keys)]
-    if groups:
-        parts += ["", "Groups (group=option):"]
-    for group, default, said in groups:
-        if listed := options(group):
-            parts += _columns([(group, default, said)])
-            parts += textwrap.wrap(", ".join(listed), 112, initial_indent="      ", subsequent_indent="      ")
-    return "\n".join(parts)
+    return keys, groups
 
 
 def options(group: str) -> list[str]:
@@ -41,12 +49,11 @@ def options(group: str) -> list[str]:
 
     loader = GlobalHydra.instance().config_loader()
     inside = [f"{folder}/{name}" for folder in loader.list_groups(group) for name in options(f"{group}/{folder}")]
-    every = [*sorted(name for name in loader.get_group_options(group)), *inside]
-    return [name for name in every if not name.startswith(HIDDEN)]
+    return [name for name in (*sorted(loader.get_group_options(group)), *inside) if not name.startswith(HIDDEN)]
 
 
-def _lines(text: str, node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """(dotted key, value, comment) of every key below a node, but for those of Hydra, which begin with an underscore."""
+def _lines(text: str, node: yaml.MappingNode, prefix: str = "") -> Iterator[Line]:
+    """Every key below a node, dotted, but for those of Hydra, which begin with an underscore."""
     for key, value in node.value:
         if isinstance(value, yaml.MappingNode) and not value.flow_style:
             yield from _lines(text, value, f"{prefix}{key.value}.")
@@ -55,5 +62,6 @@ def _lines(text: str, node: yaml.MappingNode, prefix: str = "") -> Iterator[tupl
             yield prefix + key.value, text[value.start_mark.index : value.end_mark.index], rest.partition("# ")[2]
 
 
-def _columns(lines: list[tuple[str, str, str]]) -> list[str]:
-    return [f"  {f'{key}={value}':32}  {said}".rstrip() for key, value, said in lines]
+def _column(line: Line) -> str:
+    key, value, said = line
+    return f"  {f'{key}={value}':32}  {said}".rstrip()

@@ -2,10 +2,9 @@
 
 import difflib
 import re
-from pathlib import Path
 
+from vcd import help
 from vcd.errors import UserError
-from vcd.help import HIDDEN
 
 OPTIONS = {"prediction=residual": "eps", "degradation=heat": "blur_ihd", "injection=start": "input"}  # old: new
 KEYS = {"perturbation.delta": "sampler.delta", "perturbation.most": "perturbation.longest", "dataset.kernel": "kernel",
@@ -48,7 +47,7 @@ def _no_option(path: str, options: list[str]) -> str:
     group, _, option = path.partition("/")
     if new := OPTIONS.get(f"{group}={option}"):
         return f"{group}={option} is now called {new}: {group}={new}"
-    offered = [name for name in options if not name.startswith(HIDDEN)]
+    offered = [name for name in options if not name.startswith(help.HIDDEN)]
     near = difflib.get_close_matches(option, offered, n=3, cutoff=0.5)
     return f"'{option}' is not a choice of {group}{_meant(near)}; choose from: {', '.join(offered)}"
 
@@ -74,7 +73,7 @@ def near(word: str, known: list[str]) -> list[str]:
 
 
 def _keys(config_name: str) -> list[str]:
-    """Every dotted key of the default config, and every group."""
+    """Every dotted key of the default config, and every group of the command."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import DictConfig
@@ -92,4 +91,5 @@ def _keys(config_name: str) -> list[str]:
             if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
                 yield from walk(child, f"{prefix}{key}.")
 
-    return sorted({*walk(cfg), *(p.name for p in CONF.iterdir() if p.is_dir())})
+    _, groups = help.read((CONF / f"{config_name}.yaml").read_text())
+    return sorted({*walk(cfg), *(group for group, _, _ in groups)})

@@ -17,7 +17,8 @@ TABLES = 4 * 2**30  # bytes that the matrices of a degradation, one for every le
 
 def check(verb: str, cfg: DictConfig) -> None:
     """UserError where values of the config of `python -m vcd.<verb>` are wrong: each key, its value, what it must be."""
-    plain = OmegaConf.to_container(cfg, resolve=False)
+    plain: dict = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
+    _check_keys(verb, plain)
     wrong = {}
     try:
         _adapter(verb).validate_python(plain)
@@ -32,6 +33,14 @@ def check(verb: str, cfg: DictConfig) -> None:
     if wrong:
         raise UserError("; ".join(wrong.values()))
     _check_tables(cfg)
+
+
+def _check_keys(verb: str, plain: dict) -> None:
+    """UserError where an experiment of another command has brought keys that this one does not know."""
+    known = {other: keys.__annotations__.keys() & plain.keys() for other, keys in VERBS.items()}
+    if foreign := set.union(*known.values()) - known[verb]:
+        best = max(known, key=lambda other: len(known[other] & foreign))
+        raise UserError(f"vcd.{verb} has no keys {', '.join(sorted(foreign))}: is the experiment one of vcd.{best}?")
 
 
 @cache

@@ -19,7 +19,7 @@ class Dataset(TypedDict, total=False):
     sigma_min: values.Positive
     flip: values.Flag
     skip_broken: values.Flag
-    val_fraction: values.Fraction
+    val_fraction: values.Fraction | None
 
 
 class Space(TypedDict, total=False):

@@ -55,6 +55,7 @@ Numbers = Annotated[
 
 Flag = Annotated[bool, Field(strict=True), be("true or false")]
 Place = Annotated[StrictStr | StrictInt, be("a path")]
+File = Annotated[StrictStr, be("a path (a number in quotes: '\"3\"')")]
 Places = Annotated[StrictStr | StrictInt | list[StrictStr | StrictInt], be("a path, or a list of paths")]
 Names = Annotated[StrictStr | list[StrictStr], be("a name, or a list of names")]
 Overrides = Annotated[list[StrictStr], be("a list of key=value, each in quotes")]

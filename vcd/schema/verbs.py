@@ -79,8 +79,8 @@ class Control(Verb, total=False):
 
 
 class Evaluate(Verb, total=False):
-    ckpt: values.Place | None
-    images: values.Places | None
+    ckpt: values.File | None
+    images: values.File | None
     metrics: values.Names
     n: values.Count
     split: values.Split
