@@ -6,8 +6,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vcd.cli import entry
+from vcd.cli import entry, listed
 from vcd.errors import UserError
+from vcd.files import check_writable
 
 log = logging.getLogger("vcd")
 
@@ -21,7 +22,7 @@ def main(cfg: DictConfig) -> None:
     from vcd.quiet import quiet
 
     quiet()
-    out = Path(cfg.out)
+    out = check_writable(Path(str(cfg.out)), "out", folder=True)
     folders, called = _folders(cfg), dict[Path, str]()
     if cfg.train:
         variants: Any = OmegaConf.to_container(cfg.train)
@@ -37,7 +38,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError("say what to compare: runs=[A,B], below=DIR or experiment=compare_mnist_cpu")
     if cfg.evaluate is not None:
         making.evaluate(folders, [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"], cfg.processes)
-    compared = table.group([table.read(folder, cfg.leave_out) for folder in folders], called)
+    compared = table.group([table.read(folder, listed(cfg.leave_out)) for folder in folders], called)
     found = table.table(compared)
     out.mkdir(parents=True, exist_ok=True)
     written = {"markdown": out / "table.md", "csv": out / "table.csv"}
@@ -61,9 +62,9 @@ def _folders(cfg: DictConfig) -> list[Path]:
     """The run folders named, and those below `below`, or of the table that `vcd.sweep collect` wrote."""
     from vcd.sweeps import table as sweep_table
 
-    folders = [Path(f).expanduser() for f in cfg.runs or []]
+    folders = [Path(str(f)).expanduser() for f in listed(cfg.runs or [])]
     if cfg.below:
-        sweep = Path(cfg.below).expanduser()
+        sweep = Path(str(cfg.below)).expanduser()
         if sweep.suffix == ".csv":
             return folders + sweep_table.finished(sweep)
         if not sweep.is_dir():

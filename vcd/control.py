@@ -7,8 +7,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vcd.cli import entry
+from vcd.cli import entry, listed
 from vcd.errors import UserError
+from vcd.files import check_writable
 
 log = logging.getLogger("vcd")
 
@@ -27,33 +28,24 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"task={cfg.task} has no function run(models, request, out)")
     if not cfg.ckpt:
         raise UserError("say which checkpoint to steer: ckpt=runs/.../last.ckpt, or several: ckpt=[A,B]")
-    for key, least in (("n", 1), ("variations", 1), ("weights", 1), ("seed", 0)):
-        if not isinstance(cfg[key], int) or cfg[key] < least:
-            raise UserError(f"{key}={cfg[key]} must be a whole number of at least {least}")
-    plain: Any = OmegaConf.to_container(cfg)
-    paths = [str(path) for path in _listed(plain["ckpt"])]
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    paths = [str(path) for path in listed(plain["ckpt"])]
     for key in ("images", "sources"):  # a file may be called 3
-        plain[key] = None if plain[key] is None else [str(place) for place in _listed(plain[key])]
-    plain["temperatures"] = _listed(plain["temperatures"])
-    if not plain["temperatures"] or not all(isinstance(t, (int, float)) for t in plain["temperatures"]):
-        raise UserError(f"temperatures={cfg.temperatures} must be numbers, such as [0,0.5,1]")
+        plain[key] = None if plain[key] is None else [str(place) for place in listed(plain[key])]
+    plain["temperatures"] = listed(plain["temperatures"])
+    out = Path(str(cfg.out)) if cfg.out else Path(paths[0]).parent / "control"
+    check_writable(out, "out", folder=True)
     models = dict[str, Diffusion]()
     for path in paths:
         model, _ = checkpoints.load(path, checkpoints.device_of(cfg.device), cfg.raw)
         name = type(model).__name__
         models[name if name not in models else f"{name} {len(models) + 1}"] = model
-    out = Path(str(cfg.out)) if cfg.out else Path(paths[0]).parent / "control"
     out.mkdir(parents=True, exist_ok=True)
     if found.__doc__:
         log.info("%s: %s", cfg.task, " ".join(found.__doc__.split("\n\n")[0].split()))
     request = Request(**{field.name: plain[field.name] for field in fields(Request)})
     for file in task(models, request, out):
         log.info("%-12s %s", cfg.task, file)
-
-
-def _listed(value: Any) -> list:
-    """One thing or several as a list."""
-    return value if isinstance(value, list) else [value]
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vcd.cli import entry
+from vcd.cli import entry, listed
 from vcd.errors import UserError
+from vcd.files import check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,6 @@ FEW = 2000  # below this, distances between distributions are mostly noise
 @entry("evaluate")
 def main(cfg: DictConfig) -> None:
     """Measure; print a table and write metrics.json with the provenance of every number."""
-    import torch
     from hydra.utils import instantiate
 
     from vcd import checkpoints, figures
@@ -37,17 +37,14 @@ def main(cfg: DictConfig) -> None:
     from vcd.quiet import quiet
 
     quiet()
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
     device = checkpoints.device_of(cfg.device)
-    families = [family.find(name) for name in ([cfg.metrics] if isinstance(cfg.metrics, str) else cfg.metrics)]
+    families = [family.find(name) for name in listed(cfg.metrics)]
     least = max((f.least_images for f in families), default=2)
-    leasts = {"n": least, "batch_size": 1, "processes": 1, "restored": 1, "levels": 1, "seed": 0}
-    for key, value in leasts.items():
-        if cfg[key] < value:
-            raise UserError(f"{key}={cfg[key]} must be at least {value}")
-    if cfg.split not in ("train", "val"):
-        raise UserError(f"split={cfg.split} is not one of train, val")
+    if cfg.n < least:
+        raise UserError(f"n={cfg.n}: it must be at least {least}")
+    out = Path(str(cfg.out)) if cfg.out else place(Path(cfg.ckpt) if cfg.ckpt else None)
+    if not cfg.prefetch:
+        check_writable(out, "out")
     model, run = (None, None) if cfg.ckpt is None else checkpoints.load(cfg.ckpt, device, cfg.raw, _parts(cfg))
     data = Once(reference(cfg, run))
     if not cfg.prefetch and model is None and (cfg.images is None or any(f.needs_a_model for f in families)):
@@ -75,7 +72,6 @@ def main(cfg: DictConfig) -> None:
         )
         raise UserError(f"{what} {len(images)}, and these metrics need at least {least}")
     _warn_of_few(len(images), len(data.load("val" if cfg.split == "train" else "train")))
-    out = Path(cfg.out) if cfg.out else place(Path(cfg.ckpt) if cfg.ckpt else None)
     out.parent.mkdir(parents=True, exist_ok=True)
     evaluation = Evaluation(
         images=images, model=model, data=data, split=cfg.split, make_extractor=ready, out=out, seed=cfg.seed,
@@ -209,6 +205,17 @@ def write(out: Path, subject: dict[str, Any], result: dict[str, Any]) -> None:
     facts = {"schema": "vcd-metrics-1", "date": time.strftime("%Y-%m-%d"), "machine": machine,
              "versions": {"vcd": __version__, "python": platform.python_version(), **packages}, "subject": subject}  # fmt: skip
     write_text(out, json.dumps(_finite(facts | result), indent=2, allow_nan=False) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `write` has written. UserError where it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found["subject"], dict) and all("value" in number for number in found["metrics"].values()):
+            return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{path} is damaged: python -m vcd.evaluate writes it again")
 
 
 def _finite(node: Any) -> Any:

@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,23 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with atomic(path) as temporary:
         temporary.write_text(text)
+
+
+def check_writable(path: Path, key: str, *, folder: bool = False) -> Path:
+    """`path`, a file or folder that `key` names and that is written later. UserError where that will not be possible."""
+    place = path if folder else path.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        if path.exists() and path.is_dir() != folder:
+            raise OSError(0, f"it is a {'folder' if path.is_dir() else 'file'}")
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{key}={path} cannot be written ({error.strerror}): choose another place, {key}=..."
+        ) from error
+    return path
 
 
 def sweep(folder: str | Path) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vcd.cli import entry
+from vcd.cli import entry, listed
 from vcd.errors import UserError
+from vcd.files import check_writable
 from vcd.identity import incidental
 
 if TYPE_CHECKING:
@@ -33,17 +34,13 @@ def main(cfg: DictConfig) -> None:
     quiet()
     if not cfg.run:
         raise UserError("say which run to report on: run=runs/..., or several: run=[A,B]")
-    plain = OmegaConf.to_container(cfg)
-    folders = [Path(f).expanduser() for f in (plain["run"] if isinstance(plain["run"], list) else [plain["run"]])]
-    for key in ("n", "pairs"):
-        if cfg[key] < 1:
-            raise UserError(f"{key}={cfg[key]} must be at least 1")
+    folders = [Path(str(f)).expanduser() for f in listed(cfg.run)]
+    out = check_writable(Path(str(cfg.out)) if cfg.out else folders[0] / "report.html", "out")
     device = checkpoints.device_of(cfg.device)
     runs = []
     for folder in folders:
         log.info("drawing %s", folder)
         runs.append(look(folder, n=cfg.n, pairs=cfg.pairs, seed=cfg.seed, device=device))
-    out = Path(cfg.out) if cfg.out else folders[0] / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, render(runs))
     log.info("%-10s %s", "report", out.resolve())
@@ -77,20 +74,20 @@ class Look:
 
 def look(folder: Path, *, n: int, pairs: int, seed: int, device: str) -> Look:
     """Everything to be seen of the run in `folder`. UserError when it is no run folder."""
-    from vcd import checkpoints, curves, steering
+    from vcd import checkpoints, curves, evaluate, steering
     from vcd.callbacks.pictures import FRAMES
     from vcd.images import grid, to_uint8
     from vcd.randomness import PerImage
 
     if not (folder / "last.ckpt").is_file():
         raise UserError(f"run={folder} holds no last.ckpt: give a run folder, such as one below runs/")
+    evaluation = evaluate.read(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
     model, cfg = checkpoints.load(folder / "last.ckpt", device)
     trajectory = model.sample(PerImage(seed, range(n), model.device), keep=FRAMES)
     states = to_uint8(trajectory.states).cpu()
     rows = states[:, :8].flip(0).transpose(0, 1)[:, :: max(1, len(states) // 12)]
     steps = checkpoints.read(folder / "last.ckpt")["global_step"]
     status = json.loads((folder / "status.json").read_text()) if (folder / "status.json").exists() else {}
-    evaluation = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").exists() else {}
     seen = Look(
         name=folder.resolve().name,
         model=type(model).__name__,

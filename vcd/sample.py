@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from vcd.cli import entry
 from vcd.errors import UserError
+from vcd.files import check_writable
 
 log = logging.getLogger("vcd")
 
@@ -19,15 +20,13 @@ def main(cfg: DictConfig) -> None:
 
     if cfg.ckpt is None:
         raise UserError("say which checkpoint to sample from: ckpt=runs/.../last.ckpt")
-    for key, least in (("n", 1), ("batch_size", 1), ("rows", 0), ("seed", 0)):
-        if cfg[key] < least:
-            raise UserError(f"{key}={cfg[key]} must be at least {least}")
     parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
-    model, trained = checkpoints.load(cfg.ckpt, checkpoints.device_of(cfg.device), cfg.raw, parts)
+    model, trained = checkpoints.load(str(cfg.ckpt), checkpoints.device_of(cfg.device), cfg.raw, parts)
     if cfg.delta is not None:
         model.sampler.delta = cfg.delta
     chosen = "".join(f"-{type(getattr(model, part)).__name__.lower()}" for part in parts)
-    out = Path(str(cfg.out)) if cfg.out else Path(cfg.ckpt).parent / f"samples-seed{cfg.seed}-n{cfg.n}{chosen}"
+    out = Path(str(cfg.out)) if cfg.out else Path(str(cfg.ckpt)).parent / f"samples-seed{cfg.seed}-n{cfg.n}{chosen}"
+    check_writable(out, "out", folder=True)
     if out.exists() and any(out.iterdir()) and not (out / "sample.json").exists():
         raise UserError(f"out={out} holds files that are not samples; choose another folder")
     for name, path in write(model, cfg, out).items():
@@ -49,7 +48,7 @@ def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
     from vcd.randomness import PerImage
 
     out.mkdir(parents=True, exist_ok=True)
-    facts = {"ckpt": str(cfg.ckpt), "sha256": fingerprint(cfg.ckpt), "n": cfg.n, "seed": cfg.seed, "raw": cfg.raw,
+    facts = {"ckpt": str(cfg.ckpt), "sha256": fingerprint(str(cfg.ckpt)), "n": cfg.n, "seed": cfg.seed, "raw": cfg.raw,
              "prior": type(getattr(model, "prior", None)).__name__, "sampler": type(model.sampler).__name__,
              "delta": model.sampler.delta}  # fmt: skip
     _say(out, facts, finished=False)

@@ -1,7 +1,6 @@
 """python -m vcd.train: train a model, resume it, or say that it is finished."""
 
 import logging
-import os
 import signal
 
 from omegaconf import DictConfig
@@ -37,7 +36,9 @@ def attempt(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
     """Train; however that ends, the run's status says so."""
     try:
         run.set_status("running")
-        train(cfg, run, listener)
+        from vcd import training  # and torch, only now that signals are heard
+
+        training.train(cfg, run, listener)
     except BaseException as error:
         listener.patient = True
         if (signum := told(error)) is None:
@@ -48,16 +49,6 @@ def attempt(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
         log.info("told to stop (%s): %s", signal.Signals(signum).name, saved)
         listener.hand_over()
         raise SystemExit(128 + signum) from error
-
-
-def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
-    """`vcd.training`, with the threads that it may have: torch, NumPy and scikit-learn would each take all cores."""
-    if cfg.threads:  # before anything reads them
-        for library in ("OMP", "OPENBLAS", "MKL"):
-            os.environ.setdefault(f"{library}_NUM_THREADS", str(cfg.threads))
-    from vcd import training
-
-    training.train(cfg, run, listener)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,6 @@ log = logging.getLogger("vcd")
 def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
     """Fit, from the last checkpoint where there is one; leave pictures and curves; mark the run as finished."""
     quiet()
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
     seeds.everything(cfg.seed)
     model = checkpoints.build(cfg)
     data = datamodule(cfg, model)

@@ -1,8 +1,9 @@
-"""launcher=processes and launcher=slurm: every job is `python -m vcd.train` with its overrides, in a process of its own."""
+"""launcher=local, processes and slurm; of the last two every job is `python -m vcd.train` in a process of its own."""
 
 from collections.abc import Sequence
 from typing import final
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -19,6 +20,15 @@ def _compose_fast(context: HydraContext) -> None:
     from vcd.sweeps.compositions import Compositions
 
     context.config_loader.load_sweep_config = Compositions(context.config_loader)
+
+
+@final
+class Local(BasicLauncher):
+    """One run after the other, in this process. (Hydra's own, which would find a wrong value when its turn comes.)"""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        _compose_fast(hydra_context)
 
 
 @final

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vcd import threads
 from vcd.callbacks import timing
 from vcd.errors import UserError
 from vcd.evaluate import place
@@ -52,7 +53,7 @@ def evaluate(folders: list[Path], overrides: list[str], processes: int) -> None:
 
     def one(ckpt: Path) -> str | None:
         line = [sys.executable, "-m", "vcd.evaluate", f"ckpt={ckpt}", *overrides]
-        process = subprocess.run(line, capture_output=True, text=True)
+        process = subprocess.run(line, capture_output=True, text=True, env=threads.shared(processes))
         bar.update()
         if process.returncode:
             return f"{ckpt} could not be evaluated: {process.stderr.strip().splitlines()[-1]}"

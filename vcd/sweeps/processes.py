@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vcd import threads
 from vcd.errors import UserError
 from vcd.runs import read_status
 from vcd.sweeps import rows, table
@@ -26,7 +27,6 @@ def train(commands: Mapping[Path, Sequence[str]], *, processes: int, sweep: Path
     on: the runs save and stop. (Ctrl-C reaches them anyway.)
     """
     gpus = _gpus()
-    threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
     under_way: set[subprocess.Popen] = set()
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(processes):
@@ -34,7 +34,7 @@ def train(commands: Mapping[Path, Sequence[str]], *, processes: int, sweep: Path
 
     def one(printed: Path, command: Sequence[str]) -> int:
         slot = slots.get()
-        environment = {"OMP_NUM_THREADS": threads, **os.environ}
+        environment = threads.shared(processes)
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
         line = [sys.executable, "-m", "vcd.train", *command, "trainer.enable_progress_bar=false"]

@@ -1,0 +1,95 @@
+"""The sentence for a user's mistake: what was wrong, and what was perhaps meant."""
+
+import difflib
+import re
+
+from vcd import help
+from vcd.errors import UserError
+
+OPTIONS = {"prediction=residual": "eps", "degradation=heat": "blur_ihd", "injection=start": "input"}  # old: new
+KEYS = {"perturbation.delta": "sampler.delta", "perturbation.most": "perturbation.longest", "dataset.kernel": "kernel",
+        "dataset.heat": "ihd"}  # fmt: skip
+MEMORY = re.compile(r"(out of memory|can't allocate memory|not enough memory|Unable to allocate)[^\n]*", re.IGNORECASE)
+
+
+def explain(error: BaseException | None, config_name: str) -> str | None:
+    """One sentence; None for a bug, which deserves its traceback."""
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+        if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options:
+            return _no_option(link.missing_cfg_file, list(link.options))
+        if isinstance(link, InterpolationKeyError):
+            return f"{link.full_key} refers to a key that is not there: {str(link).splitlines()[0]}"
+    text = "\n".join(str(link) for link in chain)
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        return _no_key(match[1] or match[2], config_name)
+    if any(isinstance(link, MemoryError) for link in chain) or (match := MEMORY.search(text)):
+        return f"this does not fit into memory ({match[0] if match else 'MemoryError'}): take a smaller batch_size, T or network"
+    if match := re.search(r"Config group override must be a string or a list.*", text):
+        return f"the option of a group is a name, such as model=vcd ({match[0]})"
+    for link in chain:
+        if isinstance(link, OSError) and not isinstance(link, HydraException) and link.filename is not None:
+            return f"{link.filename} cannot be read or written ({link.strerror})"
+    if any(isinstance(link, HydraException | OmegaConfBaseException) for link in chain):
+        return " ".join(str(chain[0]).split())
+    return None
+
+
+def _no_option(path: str, options: list[str]) -> str:
+    group, _, option = path.partition("/")
+    if new := OPTIONS.get(f"{group}={option}"):
+        return f"{group}={option} is now called {new}: {group}={new}"
+    offered = [name for name in options if not name.startswith(help.HIDDEN)]
+    near = difflib.get_close_matches(option, offered, n=3, cutoff=0.5)
+    return f"'{option}' is not a choice of {group}{_meant(near)}; choose from: {', '.join(offered)}"
+
+
+def _no_key(key: str, config_name: str) -> str:
+    key = key.partition("@")[0]
+    for old, new in KEYS.items():
+        if f"{key}.".startswith(f"{old}."):
+            return f"{key} is now called {new}{key.removeprefix(old)}"
+    return f"there is no key '{key}'{_meant(near(key, _keys(config_name)))}; --cfg job shows all keys"
+
+
+def _meant(near: list[str]) -> str:
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def near(word: str, known: list[str]) -> list[str]:
+    """The keys that were perhaps meant, at most three: in another branch, misspelt, or both."""
+    leaf = word.rpartition(".")[2]
+    same = sorted((key for key in known if key.rpartition(".")[2] == leaf), key=lambda key: key.count("."))
+    alike = [key for key in known if difflib.get_close_matches(leaf, [key.rpartition(".")[2]], cutoff=0.7)]
+    return (same or difflib.get_close_matches(word, known, n=3, cutoff=0.5) or alike)[:3]
+
+
+def _keys(config_name: str) -> list[str]:
+    """Every dotted key of the default config, and every group of the command."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import DictConfig
+
+    from vcd.cli import CONF
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(config_name)
+
+    def walk(node, prefix=""):
+        for key in node:
+            yield f"{prefix}{key}"
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+                yield from walk(child, f"{prefix}{key}.")
+
+    _, groups = help.read((CONF / f"{config_name}.yaml").read_text())
+    return sorted({*walk(cfg), *(group for group, _, _ in groups)})

@@ -1,0 +1,8 @@
+"""What the values of a config may be: all of them are checked before anything starts.
+
+Keys that are not named here may hold anything: parts come and go, and each checks what it is made of.
+"""
+
+from vcd.schema.check import check
+
+__all__ = ["check"]

@@ -1,0 +1,200 @@
+"""The groups of a config: the keys whose values are known, of whatever option is chosen. Each of them may be absent."""
+
+from typing_extensions import TypedDict
+
+from vcd.schema import values
+
+
+class Data(TypedDict, total=False):
+    root: values.Place
+    val_images: values.Count
+    val_batch_size: values.Count | None
+
+
+class Dataset(TypedDict, total=False):
+    path: values.Place | None
+    size: values.Width
+    channels: values.Few
+    T: values.Levels
+    sigma_min: values.Positive
+    flip: values.Flag
+    skip_broken: values.Flag
+    val_fraction: values.Fraction | None
+
+
+class Space(TypedDict, total=False):
+    zero: values.Finite
+
+
+class Schedule(TypedDict, total=False):
+    s: values.NotNegative
+    clip: values.Fraction
+    rate: values.Positive
+    beta_start: values.Fraction
+    beta_end: values.Fraction
+    start: values.Finite
+    end: values.Finite
+    tau: values.Positive
+
+
+class Kernel(TypedDict, total=False):
+    T: values.Levels
+    size: values.Width
+    padding: values.Padding
+
+
+class Dissipation(TypedDict, total=False):
+    T: values.Levels
+    sigma_max: values.Positive
+
+
+class Degradation(TypedDict, total=False):
+    T: values.Levels
+    size: values.Width
+    sigma_min: values.Positive
+    sigma_max: values.NotNegative
+    repeat_last: values.Flag
+    kernel_size: values.Width
+    padding: values.Padding
+    floor: values.Fraction
+    published: values.Flag
+    zero: values.Finite
+    parts: "dict[str, Degradation]"
+
+
+class Perturbation(TypedDict, total=False):
+    sigma: values.NotNegative
+    coherent: values.Flag
+    p: values.Share
+    p_warmup: values.Share
+    true_share: values.Share
+    warmup: values.CountOrZero
+    anneal: values.CountOrZero
+    longest: values.Count | None
+
+
+class UNet(TypedDict, total=False):
+    size: values.Width
+    channels: values.Few
+    dim: values.Width
+    mults: values.Multiples
+    attention: values.Resolutions
+    blocks: values.Few
+    patch: values.Few
+    dropout: values.BelowOne
+    heads: values.Few
+    film: values.Flag
+    classes: values.Count | None
+    context: values.CountOrZero
+
+
+class Encoder(UNet, total=False):
+    width: values.Positive
+    latent: values.Width
+
+
+class Network(TypedDict, total=False):
+    unet: UNet
+    encoder: Encoder
+
+
+class Injection(TypedDict, total=False):
+    latent: values.Width
+    nonlinear: values.Flag
+
+
+class Model(TypedDict, total=False):
+    beta: values.NotNegative
+    annealing: values.CountOrZero
+
+
+class Prior(TypedDict, total=False):
+    latent: values.Width
+    components: values.Count
+    images: values.Count
+
+
+class Start(TypedDict, total=False):
+    noise: values.NotNegative
+    zero: values.Finite
+    images: values.Count
+    components: values.Count
+
+
+class Sampler(TypedDict, total=False):
+    steps: values.Count | None
+    delta: values.NotNegative
+    eta: values.Share
+    clip: values.Flag
+
+
+class Optimizer(TypedDict, total=False):
+    lr: values.Positive
+    betas: values.Betas
+    eps: values.NotNegative
+    weight_decay: values.NotNegative
+    fused: values.Flag
+
+
+class Scheduler(TypedDict, total=False):
+    warmup: values.CountOrZero
+    steps: values.Steps
+    floor: values.Share
+    every: values.Steps
+    factor: values.Positive
+
+
+class Trainer(TypedDict, total=False):
+    max_steps: values.Steps
+    max_epochs: values.CountOrAll
+    accelerator: values.Accelerator
+    devices: values.Devices
+    num_nodes: values.Few
+    precision: values.Precision
+    gradient_clip_val: values.Positive | None
+    accumulate_grad_batches: values.Count
+    val_check_interval: values.Steps
+    check_val_every_n_epoch: values.Count | None
+    num_sanity_val_steps: values.CountOrAll
+    log_every_n_steps: values.Steps
+    enable_progress_bar: values.Flag
+    enable_model_summary: values.Flag
+    enable_checkpointing: values.Flag
+    estimate_memory: values.Flag
+    compile: values.Backend
+
+
+class Pictures(TypedDict, total=False):
+    n: values.Count
+    rows: values.CountOrZero
+
+
+class Average(TypedDict, total=False):
+    decay: values.BelowOne
+
+
+class Callbacks(TypedDict, total=False):
+    ema: Average
+    pictures: Pictures
+
+
+class Extractor(TypedDict, total=False):
+    steps: values.Count
+    batch_size: values.Count
+    seed: values.Seed
+
+
+class Launcher(TypedDict, total=False):
+    processes: values.Few
+    nodes: values.Few
+    tasks_per_node: values.Few
+    cpus_per_task: values.Few
+    mem_gb: values.Positive | None
+    timeout_min: values.Count
+    signal_delay_s: values.Count
+    max_num_timeout: values.CountOrZero
+    array_parallelism: values.Count
+
+
+class Hydra(TypedDict, total=False):
+    launcher: Launcher

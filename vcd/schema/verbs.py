@@ -1,0 +1,124 @@
+"""The keys of each `python -m vcd.<verb>`."""
+
+from typing_extensions import TypedDict
+
+from vcd.schema import parts, values
+
+
+class Verb(TypedDict, total=False):
+    """What several of them know."""
+
+    seed: values.Seed
+    threads: values.Threads
+    device: values.Device
+    data: parts.Data
+    hydra: parts.Hydra
+
+
+class Degraded(Verb, total=False):
+    """Images at T levels."""
+
+    T: values.Levels
+    space: parts.Space
+    schedule: parts.Schedule
+    degradation: parts.Degradation
+    kernel: parts.Kernel
+    ihd: parts.Dissipation
+    dataset: parts.Dataset
+
+
+class Train(Degraded, total=False):
+    batch_size: values.Count
+    ema_decay: values.BelowOne
+    checkpoint_every: values.Steps
+    keep_every: values.Steps | None
+    runs: values.Place
+    run_dir: values.Place
+    perturbation: parts.Perturbation
+    network: parts.Network
+    injection: parts.Injection
+    model: parts.Model
+    prior: parts.Prior
+    start: parts.Start
+    sampler: parts.Sampler
+    optimizer: parts.Optimizer
+    scheduler: parts.Scheduler
+    trainer: parts.Trainer
+    callbacks: parts.Callbacks
+
+
+class Degrade(Degraded, total=False):
+    out: values.Place
+
+
+class Sample(Verb, total=False):
+    ckpt: values.Place | None
+    n: values.Count
+    batch_size: values.Count
+    out: values.Place | None
+    delta: values.NotNegative | None
+    raw: values.Flag
+    png: values.Flag
+    rows: values.CountOrZero
+    prior: parts.Prior
+    sampler: parts.Sampler
+
+
+class Control(Verb, total=False):
+    ckpt: values.Places | None
+    n: values.Count
+    images: values.Places | None
+    sources: values.Places | None
+    levels: values.Range | None
+    posterior: values.NotNegative
+    temperatures: values.Numbers
+    variations: values.Count
+    weights: values.Count
+    raw: values.Flag
+    out: values.Place | None
+
+
+class Evaluate(Verb, total=False):
+    ckpt: values.File | None
+    images: values.File | None
+    metrics: values.Names
+    n: values.Count
+    split: values.Split
+    batch_size: values.Count
+    processes: values.Few
+    restored: values.Count
+    levels: values.Count
+    raw: values.Flag
+    prefetch: values.Flag
+    out: values.Place | None
+    extractor: parts.Extractor
+    dataset: parts.Dataset
+    prior: parts.Prior
+    sampler: parts.Sampler
+
+
+class Compare(Verb, total=False):
+    runs: values.Places | None
+    below: values.Place | None
+    train: values.Variants | None
+    common: values.Overrides
+    evaluate: values.Overrides | None
+    seconds: values.Positive | None
+    leave_out: values.Names
+    processes: values.Few
+    out: values.Place
+    latex: values.Flag
+    n: values.Count
+
+
+class Report(Verb, total=False):
+    run: values.Places | None
+    out: values.Place | None
+    n: values.Count
+    pairs: values.Few
+
+
+VERBS = {
+    "train": Train, "degrade": Degrade, "sample": Sample, "control": Control, "evaluate": Evaluate, "compare": Compare,
+    "report": Report,
+}  # fmt: skip
