@@ -77,11 +77,12 @@ class Heun(Solver):
     """
 
     def __init__(
-        self, *, churn: Number = 0.0, sigma_min: Number = 0.0, sigma_max: Number = math.inf, inflation: Number = 1.0,
+        self, *, churn: Number = 0.0, sigma_min: Number = 0.0, sigma_max: Number | None = None, inflation: Number = 1.0,
         clip: bool = False, steps: int | None = None, power: Number = 1.0, delta: Number = 0.0,
     ):  # fmt: skip
         super().__init__(clip=clip, steps=steps, power=power, delta=delta)
-        self.churn, self.sigma_min, self.sigma_max, self.inflation = churn, sigma_min, sigma_max, inflation
+        self.churn, self.sigma_min, self.inflation = churn, sigma_min, inflation
+        self.sigma_max = math.inf if sigma_max is None else sigma_max
 
     def step(
         self,

@@ -35,6 +35,13 @@ class Schedule(TypedDict, total=False):
     start: values.Finite
     end: values.Finite
     tau: values.Positive
+    beta_min: values.NotNegative
+    beta_max: values.Positive
+    sigma_min: values.Positive
+    sigma_max: values.Positive
+    rho: values.Positive
+    gamma_0: values.Finite
+    gamma_1: values.Finite
 
 
 class Kernel(TypedDict, total=False):
@@ -58,6 +65,7 @@ class Degradation(TypedDict, total=False):
     padding: values.Padding
     floor: values.Fraction
     published: values.Flag
+    continuous: values.Flag
     zero: values.Finite
     parts: "dict[str, Degradation]"
 
@@ -86,6 +94,8 @@ class UNet(TypedDict, total=False):
     film: values.Flag
     classes: values.Count | None
     context: values.CountOrZero
+    fourier: values.Exponents
+    residual: values.Flag
 
 
 class Encoder(UNet, total=False):
@@ -103,9 +113,30 @@ class Injection(TypedDict, total=False):
     nonlinear: values.Flag
 
 
+class Gamma(TypedDict, total=False):
+    gamma_0: values.Finite
+    gamma_1: values.Finite
+    width: values.Width
+
+
+class Weight(TypedDict, total=False):
+    gamma: values.Positive
+    sd: values.Positive
+
+
+class LevelSampler(TypedDict, total=False):
+    mean: values.Finite
+    std: values.Positive
+
+
+class Prediction(TypedDict, total=False):
+    sd: values.Positive
+
+
 class Model(TypedDict, total=False):
     beta: values.NotNegative
     annealing: values.CountOrZero
+    steps: values.Count | None
 
 
 class Prior(TypedDict, total=False):
@@ -124,8 +155,17 @@ class Start(TypedDict, total=False):
 class Sampler(TypedDict, total=False):
     steps: values.Count | None
     delta: values.NotNegative
+    power: values.AtLeastOne
     eta: values.Share
     clip: values.Flag
+    churn: values.NotNegative
+    sigma_min: values.NotNegative
+    sigma_max: values.Positive | None
+    inflation: values.Positive
+    corrections: values.CountOrZero
+    snr: values.Positive
+    repeats: values.Count
+    rate: values.Positive
 
 
 class Optimizer(TypedDict, total=False):

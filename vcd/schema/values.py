@@ -45,6 +45,7 @@ CountOrAll = Annotated[int, Field(strict=True, ge=-1), be("a whole number of at 
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False), be("a finite number")]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), be("a finite number greater than 0")]
 NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), be("a finite number of at least 0")]
+AtLeastOne = Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False), be("a finite number of at least 1")]
 Share = Annotated[float, Field(strict=True, ge=0, le=1), be("a number from 0 to 1")]
 BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1), be("a number of at least 0 and below 1")]
 Fraction = Annotated[float, Field(strict=True, gt=0, lt=1), be("a number greater than 0 and below 1")]
@@ -84,6 +85,9 @@ Range = Annotated[
 ]
 Multiples = Annotated[list[Positive], Field(min_length=1), be("a list of finite numbers greater than 0, such as [1,2]")]
 Resolutions = Annotated[list[CountOrZero], be("a list of resolutions, such as [1]; 0 is the finest")]
+Exponents = Annotated[
+    list[Annotated[int, Field(strict=True, ge=0, le=16)]], be("a list of whole numbers from 0 to 16, such as [5,6]")
+]
 Backend = Annotated[bool | str, be("true, false or the name of a backend")]
 Betas = Annotated[
     list[BelowOne], Field(min_length=2, max_length=2), be("two numbers of at least 0 and below 1, such as [0.9,0.99]")

@@ -34,6 +34,10 @@ class Train(Degraded, total=False):
     keep_every: values.Steps | None
     runs: values.Place
     run_dir: values.Place
+    level_sampler: parts.LevelSampler
+    weight: parts.Weight | None
+    gamma: parts.Gamma
+    prediction: parts.Prediction
     perturbation: parts.Perturbation
     network: parts.Network
     injection: parts.Injection
