@@ -79,9 +79,8 @@ class CSVMetrics(Logger):
             with open(self.path, "a", newline="") as file:
                 csv.DictWriter(file, list(self._columns)).writerows(rows[self._written :])
 
-    @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        """Whatever was logged is written already."""
 
 
 def wandb_mode(offline: bool | None = None) -> str:

@@ -114,10 +114,10 @@ def make_trainer(
     if isinstance(interval, int):
         interval *= cfg.trainer.accumulate_grad_batches
     saving = [  # after those whose state counts
+        Heartbeat(run=run),
         LastStep(),
         Timing(path=run.path / "times.csv"),
         Checkpoint(run=run, every=cfg.checkpoint_every, keep=cfg.keep_every),
-        Heartbeat(run=run),
         Preemption(path=run.last, listener=listener),
     ]
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

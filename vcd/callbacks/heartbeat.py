@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Heartbeat(L.Callback):
     """status.json: step, steps, loss and seconds per step, every few `seconds` of training.
 
-    Raises UserError where the folder has been deleted meanwhile.
+    UserError where the folder has been deleted meanwhile. Place it before whatever writes there.
     """
 
     def __init__(self, *, run: "RunFolder", seconds: float = 5.0):
@@ -26,9 +26,9 @@ class Heartbeat(L.Callback):
         self.run.set_status("running", step=trainer.global_step, steps=trainer.max_steps)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self.run.check()
         now, step = time.monotonic(), trainer.global_step
         if step > self._from and (now - self._last >= self.seconds or step == trainer.max_steps):
             self._last = now
             each = (now - self._began) / (step - self._from)
-            self.run.check()
             self.run.set_status("running", step=step, loss=float(outputs["loss"]), seconds_per_step=round(each, 6))
