@@ -177,7 +177,7 @@ def _kernel_sigma(sigma: Tensor) -> Levels:
 def pixel_factors(T: int, *, size: int) -> Int[Tensor, " levels"]:
     """VCD's side in pixels of the blocks of level t, (T+1,): 1, then int(exp(linspace(ln 1.5, ln(size/2 + 5), T))).
 
-    As published: level 1 has factor 1, which changes nothing, and the last is not one block. That it is 18 and not 19
+    As published: level 1 has factor 1, which changes nothing, and the last is below `size`. That it is 18 and not 19
     for size 28, but 37 for 64, is the rounding of the authors' exp(ln 19) and exp(ln 37). Processors differ there, so
     exp is taken exactly, with the tolerance that gives their table.
     """

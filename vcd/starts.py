@@ -83,7 +83,8 @@ class GMM(Start):
     def fit(self, x0: Iterable[Float[Tensor, "b c h w"]], D: Degradation) -> None:
         from sklearn.mixture import GaussianMixture
 
-        means = torch.cat([x.mean((2, 3)) for x in x0]).double().cpu().numpy()
+        ends = (D(x, torch.full((len(x),), D.T), D.draw(x)) for x in x0)  # some degradations change the mean on the way
+        means = torch.cat([x_T.mean((2, 3)) for x_T in ends]).double().cpu().numpy()
         mixture = GaussianMixture(self.components, random_state=0).fit(means)
         self.weights.copy_(torch.as_tensor(mixture.weights_))
         self.means.copy_(torch.as_tensor(mixture.means_))

@@ -4,6 +4,7 @@ import logging
 import math
 from abc import ABC
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -76,9 +77,11 @@ class Variational(Diffusion, ABC):
         """Fit the prior to the latents of training images, along the model's own path."""
 
         def encoded() -> Iterator[Encoded]:
-            first = 0
+            first, numbers = 0, dict[bytes, int]()  # an image that comes again is known by its pixels
             for x in x0:
-                yield self.encode_path(x.to(self.device), PerImage(FIT, range(first, first + len(x)), self.device))
+                image = [numbers.setdefault(pixels.tobytes(), len(numbers)) for pixels in x.cpu().numpy()]
+                randomness = PerImage(FIT, range(first, first + len(x)), self.device)
+                yield replace(self.encode_path(x.to(self.device), randomness), image=torch.tensor(image))
                 first += len(x)
 
         with self.evaluating():

@@ -1,0 +1,189 @@
+"""A flow-matching network over the latents of all steps."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from vcd.errors import UserError
+from vcd.priors.fitted import Directions, Fitted
+from vcd.randomness import PerImage
+
+log = logging.getLogger(__name__)
+LAYERS = 4  # of the network: three hidden ones, and the last
+FREQUENCIES = 8  # of its time embedding
+LOOK = 100  # steps between two looks at the held-out images
+PATIENCE = 10  # looks without a better one, after which training ends
+DECAY = 0.998  # of the averaged weights
+
+Layers = list[tuple[Tensor, Tensor]]  # weight and bias of each
+Mend = Callable[[Tensor], Tensor]  # an end of the flow, with what is known of it put right
+
+
+@final
+class Flow(Fitted):
+    """Flow matching in the directions that tell the images apart (Lipman et al. 2022, arXiv:2210.02747); else a Gaussian.
+
+    A multilayer perceptron v(w, u) moves w from N(0, I) at u = 0 to the latents at u = 1, in coordinates that have
+    covariance I. Its output is added to the velocity that is right if the latents are Gaussian, and is zero at first:
+    training begins at the Gaussian fit, ends where held-out images say so, and what is kept is never worse on them.
+
+    hidden: width; steps: of training, at most; batch: latents per step; lr: the highest rate; heun: steps of sampling.
+    Given its start the flow is deterministic: image i depends on its own randomness alone.
+    """
+
+    centre: Tensor
+    basis: Tensor
+
+    def __init__(
+        self, *, latent: int, images: int, passes: int = 4, hidden: int = 512, steps: int = 4000, batch: int = 256,
+        lr: float = 1e-3, heun: int = 40,
+    ):  # fmt: skip
+        super().__init__(latent=latent, images=images, passes=passes)
+        for name, value in {"hidden": hidden, "steps": steps, "batch": batch, "heun": heun}.items():
+            if value < 1:
+                raise UserError(f"prior.{name}={value} must be at least 1")
+        self.hidden, self.steps, self.batch, self.lr, self.heun = hidden, steps, batch, lr, heun
+        self.register_buffer("centre", torch.zeros(0))
+        self.register_buffer("basis", torch.zeros(0, 0))
+        for i in range(LAYERS):  # buffers: nothing that trains or averages the model's parameters looks at them
+            self.register_buffer(f"weight{i}", torch.zeros(0, 0))
+            self.register_buffer(f"bias{i}", torch.zeros(0))
+
+    @property
+    def layers(self) -> Layers:
+        return [(self.get_buffer(f"weight{i}"), self.get_buffer(f"bias{i}")) for i in range(LAYERS)]
+
+    def learn(self, directions: Directions, fitted: Float[Tensor, "n D"], held_out: Float[Tensor, "m D"]) -> str:
+        device, rank = self.units.device, directions.rank
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            layers, first, last = self._train(
+                fitted[:, :rank].float().to(device), held_out[:, :rank].float().to(device)
+            )
+        self.centre, self.basis = directions.centre.float().to(device), directions.basis.float().to(device)
+        for i, (weight, bias) in enumerate(layers):
+            setattr(self, f"weight{i}", weight)
+            setattr(self, f"bias{i}", bias)
+        return (f"a flow in {rank} of {len(self.basis)} directions, held-out loss {last:.4f} "
+                f"(one Gaussian: {first:.4f})")  # fmt: skip
+
+    def _train(self, w: Float[Tensor, "n r"], held_out: Float[Tensor, "m r"]) -> tuple[Layers, float, float]:
+        """The averaged weights that are best on held-out latents, and the loss there at first and with them."""
+        widths = [w.shape[1] + 2 * FREQUENCIES, *[self.hidden] * (LAYERS - 1), w.shape[1]]
+        made = [nn.Linear(a, b, device=w.device) for a, b in zip(widths, widths[1:], strict=False)]
+        nn.init.zeros_(made[-1].weight)
+        nn.init.zeros_(made[-1].bias)
+        parameters = [p for layer in made for p in (layer.weight, layer.bias)]
+        averaged = [p.detach().clone() for p in parameters]
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
+        times = -(-4096 // len(held_out))  # every held-out latent from several starts
+        test = held_out.repeat(times, 1)
+        start, u = torch.randn_like(test), torch.rand(len(test), 1, device=w.device)
+        first = best = loss(_paired(averaged), test, start, u).item()
+        kept, since, began = [p.clone() for p in averaged], 0, time.monotonic()
+        bar = tqdm(range(1, self.steps + 1), desc="fitting the flow", unit=" steps", disable=None)
+        for step in bar:
+            x = w[torch.randint(len(w), (self.batch,), device=w.device)]
+            optimizer.zero_grad()
+            loss(_paired(list(parameters)), x, torch.randn_like(x), torch.rand(len(x), 1, device=w.device)).backward()
+            optimizer.step()
+            schedule.step()
+            torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - min(DECAY, (1 + step) / (10 + step)))
+            if step % LOOK and step < self.steps:
+                continue
+            now, since = loss(_paired(averaged), test, start, u).item(), since + 1
+            bar.set_postfix(held_out=f"{now:.4f}")
+            if step % (10 * LOOK) == 0:
+                log.info(
+                    "flow: step %d of %d, held-out loss %.4f, %.0f s", step, self.steps, now, time.monotonic() - began
+                )
+            if now < best:
+                best, kept, since = now, [p.clone() for p in averaged], 0
+            elif since >= PATIENCE:
+                break
+        bar.close()
+        return _paired(kept), first, best
+
+    def sample(self, T: int, randomness: PerImage, temperature: float = 1.0) -> Float[Tensor, "T n d"]:
+        z = temperature * randomness.normal(T * self.latent)
+        if len(self.units):
+            z[:, self.units] = self.centre + self._flow(z[:, self.units]) @ self.basis.mT
+        return z.unflatten(1, (T, self.latent)).transpose(0, 1)
+
+    def resample(
+        self, z: Float[Tensor, "T n d"], levels: Sequence[int], randomness: PerImage
+    ) -> Float[Tensor, "T n d"]:
+        """By inpainting: at every step, the end that the flow is heading for is put right in the latents that are kept.
+
+        With as little change as possible, in coordinates that have covariance I: so it is exact where latents are
+        Gaussian, and approximate elsewhere (Wang et al. 2022, arXiv:2212.00490, for diffusion).
+        """
+        new = super().resample(z, levels, randomness)
+        drawn = torch.isin(self.units // self.latent + 1, torch.tensor(list(levels), device=z.device))
+        if not drawn.any() or drawn.all():
+            return new  # nothing fitted is drawn, or nothing fitted is kept
+        flat = new.transpose(0, 1).flatten(1)
+        known = (flat[:, self.units] - self.centre)[:, ~drawn]
+        rows = self.basis[~drawn]
+        least = torch.linalg.pinv(rows.double()).to(
+            rows.dtype
+        )  # the least change of w that changes the kept by so much
+        w = self._flow(randomness.normal(len(self.units)), lambda end: end + (known - end @ rows.mT) @ least.mT)
+        flat[:, self.units[drawn]] = (self.centre + w @ self.basis.mT)[:, drawn]
+        return flat.unflatten(1, (len(z), self.latent)).transpose(0, 1)
+
+    @torch.no_grad()
+    def _flow(self, w: Float[Tensor, "n D"], mend: Mend | None = None) -> Float[Tensor, "n D"]:
+        """From the start at u = 0 to u = 1 by Heun's method."""
+        layers = self.layers
+        rank = len(layers[-1][1])
+
+        def velocity(w: Tensor, u: float) -> Tensor:
+            at = w.new_full((len(w), 1), u)
+            v = gaussian(w, at)
+            v[:, :rank] += network(layers, w[:, :rank], at)
+            if mend is None or u == 1:
+                return v
+            end = w + (1 - u) * v
+            return v + (mend(end) - end) / (1 - u)
+
+        h = 1 / self.heun
+        for i in range(self.heun):
+            first = velocity(w, i / self.heun)
+            w = w + h / 2 * (first + velocity(w + h * first, (i + 1) / self.heun))
+        return w
+
+
+def network(layers: Layers, w: Float[Tensor, "n r"], u: Float[Tensor, "n 1"]) -> Float[Tensor, "n r"]:
+    """The perceptron: SiLU between the layers, waves of u beside w."""
+    angle = math.pi * u * torch.arange(1, FREQUENCIES + 1, device=w.device)
+    h = torch.cat([w, angle.cos(), angle.sin()], 1)
+    for weight, bias in layers[:-1]:
+        h = F.silu(F.linear(h, weight, bias))
+    return F.linear(h, *layers[-1])
+
+
+def gaussian(w: Float[Tensor, "n r"], u: Float[Tensor, "n 1"]) -> Float[Tensor, "n r"]:
+    """E[w_1 - w_0 | w_u = (1 - u) w_0 + u w_1], both N(0, I)."""
+    return (2 * u - 1) / (u**2 + (1 - u) ** 2) * w
+
+
+def loss(
+    layers: Layers, end: Float[Tensor, "n r"], start: Float[Tensor, "n r"], u: Float[Tensor, "n 1"]
+) -> Float[Tensor, ""]:
+    """The mean square error of the velocity at u, on straight lines from start to end."""
+    w = torch.lerp(start, end, u)
+    return (gaussian(w, u) + network(layers, w, u) - (end - start)).square().mean()
+
+
+def _paired(flat: list[Tensor]) -> Layers:
+    return list(zip(flat[::2], flat[1::2], strict=True))
