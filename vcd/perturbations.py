@@ -17,9 +17,10 @@ from torch.distributions import Geometric
 
 from vcd.batch import Degraded
 from vcd.errors import UserError
+from vcd.exact_steps import Exact
 from vcd.levels import Levels
 from vcd.restorer import Encoding
-from vcd.samplers import Exact, Sampler
+from vcd.samplers import Sampler
 
 
 @runtime_checkable
