@@ -154,7 +154,9 @@ class Rollout(Perturbation):
     def __call__(self, batch: Degraded, model: Student) -> Shown:
         teacher = model.teacher(live=model.step < self.warmup)
         if isinstance(teacher.sampler, Exact):
-            raise UserError("perturbation=rollout brings its own noise: train with sampler=sequential, and sample with sampler=exact")
+            raise UserError(
+                "perturbation=rollout brings its own noise: train with sampler=sequential, and sample with sampler=exact"
+            )
         starts = self.starts(batch.t, teacher.degradation.T, self.probability(model.step))
         with teacher.evaluating():
             v = self.noisy(self.reached(batch, teacher, starts))

@@ -40,7 +40,8 @@ class Compose(Degradation):
             if all(isinstance(stage, SeparableLinear) for stage in after):
                 # what is damped below 1e-3 on either side is given up: float32 could not bring it back
                 self.undo = nn.ModuleList(
-                    _Table(torch.linalg.pinv(s.table.double(), rtol=1e-3), zero=s.zero) for s in cast(list[SeparableLinear], after)
+                    _Table(torch.linalg.pinv(s.table.double(), rtol=1e-3), zero=s.zero)
+                    for s in cast(list[SeparableLinear], after)
                 )
         self.readable = not random or (self.undo is not None and self.random.readable)
 

@@ -80,7 +80,9 @@ class Inpaint(Degradation):
         if not self.stochastic:
             return None
         n = 2 if self.centre == "random" else x0.shape[1]
-        draws = [torch.rand(len(x0), device=x0.device) if randomness is None else randomness.uniform() for _ in range(n)]
+        draws = [
+            torch.rand(len(x0), device=x0.device) if randomness is None else randomness.uniform() for _ in range(n)
+        ]
         u = torch.stack(draws, 1).to(x0.device)
         if self.centre == "fixed":
             return u[:, :, None, None] - 0.5

@@ -1,7 +1,7 @@
 """Falling snow."""
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,7 @@ class Snow(Degradation):
     taps: Tensor  # of the motion blur, (T+1, kernel)
     clear: Tensor
 
-    def __init__(self, *, T: int, strength: Literal[1, 2, 3, 4], brighten: bool = True):
+    def __init__(self, *, T: int, strength: int, brighten: bool = True):
         if strength not in STRENGTHS:
             raise UserError(f"degradation.strength={strength}: choose from {', '.join(map(str, STRENGTHS))}")
         super().__init__(T=T)
