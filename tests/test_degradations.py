@@ -20,18 +20,25 @@ from vcd.cli import CONF, explain
 from vcd.degradations.base import Degradation
 from vcd.degradations.blur import Blur, heat_table
 from vcd.degradations.compose import Compose
+from vcd.degradations.decolour import Decolour, DecolourLab
+from vcd.degradations.downsample import Downsample
 from vcd.degradations.fade import Fade
 from vcd.degradations.gaussian_blur import GaussianBlur, kernel_table
+from vcd.degradations.inpaint import Inpaint
 from vcd.degradations.noise import Noise
 from vcd.degradations.pixelate import Pixelate, block_mean_table
+from vcd.degradations.quantise import Quantise
 from vcd.degradations.separable import SeparableLinear
 from vcd.degradations.severity import measure
+from vcd.degradations.snow import Snow
 from vcd.errors import UserError
 from vcd.randomness import PerImage
 from vcd.spaces import BLACK
 
 NAMES = sorted(path.stem for path in (CONF / "degradation").glob("*.yaml"))
 SETTINGS = [(8, 1, 1), (8, 3, 6), (28, 1, 6), (32, 3, 8)]  # size, channels, T
+PARTIAL = (Inpaint, Decolour)  # for restoration: level T holds much of x0
+NOT_LINEAR = (DecolourLab, Downsample, Snow, Quantise)  # or not free of aliasing
 N = 18  # images, twice every level of the largest T
 
 
@@ -72,7 +79,9 @@ def levels(n: int, T: int) -> torch.Tensor:
 @pytest.fixture(scope="module", params=[(n, *s) for n in NAMES for s in SETTINGS], ids=lambda p: "-".join(map(str, p)))
 def case(request):
     name, size, channels, T = request.param
-    return build(name, size, T), smooth_images(N, channels, size)
+    if name.startswith("decolour") and channels == 1:
+        pytest.skip("grey has no colour to lose")
+    return build(name, size, T, f"dataset.channels={channels}"), smooth_images(N, channels, size)
 
 
 def test_all_of_them_are_there():
@@ -112,7 +121,7 @@ def test_deterministic_where_it_says_so(case):
         with pytest.raises(ValueError, match=r"eps=degradation.draw"):
             D(x0, t)
         seeded = [D.draw(x0, PerImage(3, range(N))) for _ in range(2)]
-        assert torch.equal(*seeded) and seeded[0].shape == x0.shape
+        assert torch.equal(*seeded) and len(seeded[0]) == N and seeded[0].ndim == 4
     else:
         assert torch.equal(D(x0, t), D(x0, t, torch.randn_like(x0)))
         assert D.infer(D(x0, t), x0, t) is None
@@ -129,8 +138,8 @@ def test_no_parameter_and_every_tensor_a_buffer(case):
 def test_it_moves_to_another_device_as_a_whole(case):
     """On the meta device a tensor left behind on the CPU is an error."""
     D, x0 = case
-    x = x0.to("meta")
-    x_t = copy.deepcopy(D).to("meta")(x, levels(N, D.T).to("meta"), torch.empty_like(x))
+    x, eps = x0.to("meta"), D.draw(x0)
+    x_t = copy.deepcopy(D).to("meta")(x, levels(N, D.T).to("meta"), None if eps is None else eps.to("meta"))
     assert x_t.device.type == "meta" and x_t.shape == x0.shape and x_t.dtype == torch.float32
 
 
@@ -150,9 +159,11 @@ def test_severity_never_decreases(case):
     D, x0 = case
     severity = measure(D, x0, PerImage(0, range(N)))
     assert severity.distance[0] == 0 and severity.kept[0] == 1
-    assert (severity.kept.diff() <= 1e-6).all()
-    assert severity.kept[-1] < 0.5
-    if not D.stochastic:
+    odd = any(isinstance(part, NOT_LINEAR) for part in D.modules())  # these may sharpen a contrast on the way
+    if not odd:
+        assert (severity.kept.diff() <= 1e-6).all()
+        assert severity.kept[-1] < (1 if isinstance(D, PARTIAL) else 0.5)
+    if odd or not D.stochastic:
         assert (severity.distance.diff() >= -1e-6).all()
     if isinstance(D, Pixelate):
         assert (severity.distance.diff() > 1e-3).all()

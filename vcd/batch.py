@@ -48,7 +48,7 @@ class Degraded:
     s: Levels
     x_t: Float[Tensor, "b c h w"]
     x_s: Float[Tensor, "b c h w"]
-    eps: Float[Tensor, "b c h w"] | None  # None where the degradation is deterministic
+    eps: Float[Tensor, "b c2 h2 w2"] | None  # None where the degradation is deterministic
     label: Int64[Tensor, " b"]
 
     @property

@@ -17,6 +17,7 @@ from torch.distributions import Geometric
 
 from vcd.batch import Degraded
 from vcd.errors import UserError
+from vcd.exact_steps import Exact
 from vcd.levels import Levels
 from vcd.restorer import Encoding
 from vcd.samplers import Sampler
@@ -152,6 +153,10 @@ class Rollout(Perturbation):
 
     def __call__(self, batch: Degraded, model: Student) -> Shown:
         teacher = model.teacher(live=model.step < self.warmup)
+        if isinstance(teacher.sampler, Exact):
+            raise UserError(
+                "perturbation=rollout brings its own noise: train with sampler=sequential, and sample with sampler=exact"
+            )
         starts = self.starts(batch.t, teacher.degradation.T, self.probability(model.step))
         with teacher.evaluating():
             v = self.noisy(self.reached(batch, teacher, starts))

@@ -58,6 +58,8 @@ class Sampler(ABC):
     before it is restored, in units of images in [-1, 1] (twice the papers' [0, 1] units).
     """
 
+    reads = False  # does it ask the degradation which eps led to a state?
+
     def __init__(self, *, steps: int | None = None, power: Number = 1.0, delta: Number = 0.0):
         if not power >= 1:
             raise UserError(f"sampler.power={power} must be at least 1: 1 spreads the steps evenly, 2 quadratically")
@@ -88,6 +90,11 @@ class Sampler(ABC):
         """UserError where this sampler cannot go with that degradation or prediction."""
         grid = self.grid(D.T)
         t, s = torch.tensor(grid[:-1]), torch.tensor(grid[1:])
+        if self.reads and not D.readable and len(t) > 1:
+            raise UserError(
+                f"sampler={type(self).__name__.lower()} degrades anew on the way, and what was drawn for this degradation "
+                "cannot be read from an image: take sampler=one_shot, or restore with vcd.restore, which remembers it"
+            )
         if not torch.all(prediction.answers(t, self.ask(t, s))):
             raise UserError(
                 f"sampler={type(self).__name__.lower()} in {len(t)} steps asks for levels that "
@@ -104,6 +111,10 @@ class Sampler(ABC):
         wanted = (T * torch.linspace(0, 1, steps + 1, dtype=torch.float64) ** self.power).round().long()
         least = torch.arange(steps + 1)  # distinct levels, each at least its number of steps from 0
         return torch.maximum(wanted, least).flip(0).tolist()
+
+    def noisy(self, x: Pixels, draw: Draw, before: Step | None) -> Pixels:
+        """The state that the network sees: x with the noise of delta."""
+        return x + self.delta * draw() if self.delta else x
 
     def below(self, t: Levels, T: int) -> Levels:
         """The level visited after t."""
@@ -132,7 +143,7 @@ class Sampler(ABC):
         states, estimates = [x_T], []
         for i, (high, low) in enumerate(itertools.pairwise(grid)):
             t, s = (torch.full((len(x),), at, device=x.device) for at in (high, low))
-            v = x + self.delta * draw() if self.delta else x
+            v = self.noisy(x, draw, before)
             z = latents(v, t, s) if callable(latents) else None if latents is None else latents[high - 1]
             before = self.step(model, v, t, s, condition.given(z), draw, before)
             x = before.x
@@ -172,6 +183,8 @@ class Sequential(Sampler):
 class Restoring(Sampler, ABC):
     """Samplers that ask for the clean image at every level."""
 
+    reads = True
+
     def ask(self, t: Levels, s: Levels) -> Levels:
         return torch.zeros_like(t)
 
@@ -202,7 +215,7 @@ class Naive(Restoring):
     """x_s = D(xhat_0, s) (Bansal et al. 2022, arXiv:2208.09392, algorithm 1); in one step, xhat_0 from x_T at once."""
 
     def degrade(self, D: Degradation, x: Pixels, x0hat: Pixels, t: Levels, s: Levels, draw: Draw) -> Pixels:
-        return D(x0hat, s, D.infer(x, x0hat, t))
+        return D(x0hat, s, D.infer(x, x0hat, t)) if s.any() else x0hat
 
 
 @final

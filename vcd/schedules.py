@@ -139,6 +139,28 @@ class Exponential(Schedule):
         return torch.exp(-self.rate * _level_share(T))
 
 
+@final
+class Tangent(Schedule):
+    """ln(abar / (1 - abar)) = -2 ln tan(a u + b), from `limit` at u = 0 to -limit at u = 1 (Hoogeboom and Salimans,
+    2209.05557): a cosine without clipping."""
+
+    def __init__(self, *, limit: Number = 10.0):
+        _above_zero("schedule.limit", limit)
+        self.limit = limit
+
+    def fade(self, T: int) -> Levels:
+        """alpha_bar, brought to 0 at T."""
+        kept = self.alpha_bar(T)
+        return (kept - kept[-1]) / (1 - kept[-1])
+
+    def alpha_bar(self, T: int) -> Levels:
+        """cos^2(a u + b), u = t/T; 1 at level 0."""
+        first, last = (math.atan(math.exp(sign * self.limit / 2)) for sign in (-1, 1))
+        kept = torch.cos(first + (last - first) * _level_share(T)) ** 2
+        kept[0] = 1
+        return kept
+
+
 def log_sigma(T: int, *, sigma_min: Number, sigma_max: Number, repeat_last: bool) -> Levels:
     """Heat-equation blur of level t in pixels, (T+1,): 0, then log-spaced from sigma_min to sigma_max.
 

@@ -9,11 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vcd.degradations.base import Degradation
+from vcd.degradations.compose import Compose
 from vcd.degradations.gaussian import GaussianDegradation
 from vcd.errors import UserError
 from vcd.randomness import PerImage
 from vcd.schedules import Number
 from vcd.spaces import BLACK
+
+KEPT = 1000  # degraded training images that `natural` keeps
 
 
 class Start(nn.Module, ABC):
@@ -125,12 +128,19 @@ class TrainSet(Start):
 
 
 def natural(degradation: Degradation, *, channels: int, size: int, noise: Number = 0.0, zero: float = BLACK) -> Start:
-    """The start that D(., T) asks for: black where it makes everything black, normal where it is noise, else channel means."""
+    """The start that D(., T) asks for: normal where it is noise, black where it makes everything black, channel means
+    where it leaves flat images, and degraded training images where it leaves more than that."""
+    shape: dict[str, Any] = dict(channels=channels, size=size, noise=noise)
+    last = degradation.random if isinstance(degradation, Compose) and degradation.stochastic else degradation
+    if degradation.stochastic and not isinstance(last, GaussianDegradation):  # of a law that is not known
+        return TrainSet(**shape, images=KEPT)
     probe = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     end = degradation(probe, torch.full((2,), degradation.T), degradation.draw(probe, PerImage(0, range(2))))
-    shape: dict[str, Any] = dict(channels=channels, size=size, noise=noise)
     if torch.all((end - zero).abs() < 1e-6):
         return Black(**shape, zero=zero)
     if isinstance(degradation, GaussianDegradation) and not degradation.fades:
         return NormalStart(**shape, std=float(degradation.noise[-1]))
-    return NormalStart(**shape) if degradation.stochastic else GMM(**shape)
+    if degradation.stochastic:
+        return NormalStart(**shape)
+    left = (end - probe.mean((2, 3), keepdim=True)).square().mean()
+    return GMM(**shape) if left < 1e-3 * probe.var() else TrainSet(**shape, images=KEPT)

@@ -12,6 +12,7 @@ from vcd.randomness import PerImage
 from vcd.schedules import check_levels
 
 Images = Float[Tensor, "b c h w"]
+Eps = Float[Tensor, "b c2 h2 w2"]  # of noise like the images; a centre, a colour or a field of flakes elsewhere
 
 
 class Degradation(nn.Module, ABC):
@@ -24,26 +25,27 @@ class Degradation(nn.Module, ABC):
     T: int
     stochastic: bool = False  # does x_t need randomness besides x0?
     continuous: bool = False  # are there levels between the whole numbers?
+    readable: bool = True  # can `infer` say which eps led to x_t?
 
     def __init__(self, *, T: int):
         super().__init__()
         self.T = check_levels(T)
 
     @abstractmethod
-    def forward(self, x0: Images, t: Levels, eps: Images | None = None) -> Images:
+    def forward(self, x0: Images, t: Levels, eps: Eps | None = None) -> Images:
         """x_t. `eps` is the randomness of the path, from `draw`; deterministic degradations ignore it.
 
         ValueError if the degradation is stochastic and eps is None.
         """
 
-    def draw(self, x0: Images, randomness: PerImage | None = None) -> Images | None:
+    def draw(self, x0: Images, randomness: PerImage | None = None) -> Eps | None:
         """The randomness of one whole path per image, shared by x_t and x_s; None where there is none.
 
         randomness: each image's own; None: torch's global random state.
         """
         return None
 
-    def infer(self, x_t: Images, x0: Images, t: Levels) -> Images | None:
+    def infer(self, x_t: Images, x0: Images, t: Levels) -> Eps | None:
         """The eps that leads from x0 to x_t; None where there is none."""
         return None
 

@@ -6,7 +6,8 @@ from typing import cast, final
 import torch
 from torch import nn
 
-from vcd.degradations.base import Degradation, Images
+from vcd.degradations.base import Degradation, Eps, Images
+from vcd.degradations.quantise import Quantise
 from vcd.degradations.separable import SeparableLinear, Table
 from vcd.errors import UserError
 from vcd.levels import Levels
@@ -35,18 +36,24 @@ class Compose(Degradation):
         self.undo: nn.ModuleList | None = None
         if random:
             self.at = next(i for i, stage in enumerate(self.stages) if stage.stochastic)
-            after = [stage for stage in self.stages[self.at + 1 :] if isinstance(stage, SeparableLinear)]
-            if len(after) == len(self.stages) - self.at - 1:
+            after = self._blurring()
+            if all(isinstance(stage, SeparableLinear) for stage in after):
                 # what is damped below 1e-3 on either side is given up: float32 could not bring it back
                 self.undo = nn.ModuleList(
-                    _Table(torch.linalg.pinv(s.table.double(), rtol=1e-3), zero=s.zero) for s in after
+                    _Table(torch.linalg.pinv(s.table.double(), rtol=1e-3), zero=s.zero)
+                    for s in cast(list[SeparableLinear], after)
                 )
+        self.readable = not random or (self.undo is not None and self.random.readable)
 
-    def forward(self, x0: Images, t: Levels, eps: Images | None = None) -> Images:
+    def _blurring(self) -> list[nn.Module]:
+        """The stages behind the random one, but for rounding, which is not undone."""
+        return [stage for stage in self.stages[self.at + 1 :] if not isinstance(stage, Quantise)]
+
+    def forward(self, x0: Images, t: Levels, eps: Eps | None = None) -> Images:
         """x_t in float32. ValueError if a part is stochastic and eps is None."""
         return self._through(self.stages, x0, t, eps)
 
-    def draw(self, x0: Images, randomness: PerImage | None = None) -> Images | None:
+    def draw(self, x0: Images, randomness: PerImage | None = None) -> Eps | None:
         return self.random.draw(x0, randomness) if self.stochastic else None
 
     @property
@@ -54,7 +61,7 @@ class Compose(Degradation):
         """The stage that is random."""
         return cast(Degradation, self.stages[self.at])
 
-    def infer(self, x_t: Images, x0: Images, t: Levels) -> Images | None:
+    def infer(self, x_t: Images, x0: Images, t: Levels) -> Eps | None:
         """The smallest eps that leads from x0 to x_t: the parts behind the random one are undone by least squares.
 
         Zeros where they leave nothing of eps (fully faded). UserError if one of them is not separable.
@@ -63,16 +70,20 @@ class Compose(Degradation):
             return None
         if self.undo is None:
             raise UserError("the noise cannot be read behind a part that is not separable; put the noise last in parts")
-        part, after = self.random, self.stages[self.at + 1 :]
+        part, after = self.random, self._blurring()
         x = self._through(self.stages[: self.at], x0, t, None)
-        y = part(x, t, torch.zeros_like(x))
+        if not after:
+            return part.infer(x_t, x, t)
+        one = part.draw(x[:1], PerImage(0, [0], x.device))
+        assert one is not None  # it is random
+        y = part(x, t, torch.zeros_like(one).expand(len(x), *one.shape[1:]))
         left = x_t - self._through(after, y, t, None)
         for inverse in reversed(self.undo):
             left = cast(SeparableLinear, inverse).linear(left, t)
         return part.infer(y + left, x, t)
 
     @staticmethod
-    def _through(stages: Iterable[nn.Module], x: Images, t: Levels, eps: Images | None) -> Images:
+    def _through(stages: Iterable[nn.Module], x: Images, t: Levels, eps: Eps | None) -> Images:
         for stage in stages:
             x = stage(x, t, eps)
         return x

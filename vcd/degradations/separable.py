@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vcd.degradations.base import Degradation, Images, exactly
+from vcd.degradations.base import Degradation, Eps, Images, exactly
 from vcd.errors import UserError
 from vcd.levels import Levels
 from vcd.spaces import BLACK
@@ -34,7 +34,7 @@ class SeparableLinear(Degradation):
         self.register_buffer("row_sums", table.sum(-1).float())
         self.scalar = torch.equal(table, table[:, :1, :1] * torch.eye(table.shape[-1], dtype=table.dtype))
 
-    def forward(self, x0: Images, t: Levels, eps: Images | None = None) -> Images:
+    def forward(self, x0: Images, t: Levels, eps: Eps | None = None) -> Images:
         """x_t in float32 (in float64 after `.double()`). UserError if the images are not as large as the table."""
         return self.linear(x0, t) + self.zero * (1 - self._outer(t))
 
