@@ -5,19 +5,16 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from omegaconf import ListConfig
 
 from vcd import help, threads
 from vcd.errors import UserError
+from vcd.help import CONF
 from vcd.mistakes import explain
 
 __all__ = ["CONF", "entry", "explain", "listed"]
-
-_HERE = Path(__file__).resolve().parent
-CONF = next((p for p in (_HERE.parent / "conf", _HERE / "conf") if p.is_dir()), _HERE.parent / "conf")
 
 
 def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:

@@ -8,6 +8,8 @@ import yaml
 from omegaconf import OmegaConf
 
 Line = tuple[str, str, str]  # key, value, comment
+_HERE = Path(__file__).resolve().parent
+CONF = next((p for p in (_HERE.parent / "conf", _HERE / "conf") if p.is_dir()), _HERE.parent / "conf")
 HIDDEN = "_"  # begins the names of options, and of folders of them, that are only parts of others
 
 

@@ -5,6 +5,7 @@ import re
 
 from vcd import help
 from vcd.errors import UserError
+from vcd.help import CONF
 
 OPTIONS = {"prediction=residual": "eps", "degradation=heat": "blur_ihd", "injection=start": "input"}  # old: new
 KEYS = {"perturbation.delta": "sampler.delta", "perturbation.most": "perturbation.longest", "dataset.kernel": "kernel",
@@ -77,8 +78,6 @@ def _keys(config_name: str) -> list[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import DictConfig
-
-    from vcd.cli import CONF
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -1,12 +1,11 @@
 """Animorphosis: one image turns into another."""
 
-from typing import final
+from typing import Literal, Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vcd.data.base import ImageData
 from vcd.degradations.base import Degradation, Images
 from vcd.degradations.noise import Noise
 from vcd.errors import UserError
@@ -14,6 +13,26 @@ from vcd.levels import Levels
 from vcd.randomness import PerImage
 from vcd.schedules import Schedule
 from vcd.spaces import to_float
+
+
+@runtime_checkable
+class Pictures(Protocol):
+    """One split of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> Tensor:
+        """The images at `index`, uint8."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A data set, such as `vcd.data.base.ImageData`."""
+
+    def load(self, split: Literal["train", "val"]) -> Pictures:
+        """The images of a split."""
+        ...
 
 
 @final
@@ -28,7 +47,7 @@ class Morph(Degradation):
     others: Tensor  # (images, C, N, N)
     read: Tensor  # have they been?
 
-    def __init__(self, *, T: int, size: int, channels: int, schedule: Schedule, source: ImageData, images: int = 1000):
+    def __init__(self, *, T: int, size: int, channels: int, schedule: Schedule, source: Source, images: int = 1000):
         if images < 1:
             raise UserError(f"degradation.images={images} must be at least 1: they are what images turn into")
         super().__init__(T=T)

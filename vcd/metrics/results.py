@@ -1,9 +1,12 @@
 """What is measured: named numbers, each with its floor and its protocol, tables and pictures."""
 
+import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from vcd.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,14 @@ class Result:
 def not_finite(numbers: dict[str, Number]) -> list[str]:
     """The names of numbers that are NaN or infinite."""
     return [name for name, number in numbers.items() if not math.isfinite(number.value)]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What metrics.json holds. UserError where it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found["subject"], dict) and all("value" in number for number in found["metrics"].values()):
+            return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{path} is damaged: python -m vcd.evaluate writes it again")
