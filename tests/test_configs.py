@@ -27,9 +27,14 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 NEEDS = {
     ("dataset", "folder"): ["dataset.path=somewhere"],
     **{("prediction", name): ["degradation=noise"] for name in ("eps", "v")},
+    ("prediction", "edm"): ["degradation=noise", "T=18"],
+    **{("schedule", name): ["degradation=noise"] for name in ("ve", "edm")},  # they keep the image, and cannot fade
     ("perturbation", "none"): ["model=plain"],
     **{("perturbation", name): ["model=vwd"] for name in ("gaussian", "gaussian_published")},
-    **{("sampler", name): ["model=ddpm"] for name in ("ddim", "ancestral")},
+    **{
+        ("sampler", name): ["model=ddpm"]
+        for name in ("ddim", "ancestral", "dpm", "euler", "heun", "langevin", "pc", "reverse_sde")
+    },
     **{("sampler", name): ["prediction=x0"] for name in ("cold", "naive", "one_shot")},
 }
 
@@ -152,15 +157,20 @@ def degradation_for(name: str, dataset: str) -> Degradation:
         return instantiate(hydra.compose("train", [f"degradation={name}", f"dataset={dataset}", *needs]).degradation)
 
 
+OF_NOISE = ("eps", "v", "edm")
+
+
 def takes(model: str, prediction: str, D: Degradation) -> bool:
     """Whether the mathematics allows it."""
     noise = isinstance(D, GaussianDegradation)
+    plain = noise and D.signal.ndim == 1  # the same in every frequency
     allowed = {
-        "ddpm": noise and prediction in ("eps", "v", "x0"),
+        "ddpm": noise and prediction in (*OF_NOISE, "x0"),
+        "vdm": plain and prediction == "eps",
         "bansal": prediction == "x0",
         "rissanen": not D.stochastic and prediction in ("xt", "vxt"),
     }
-    return allowed.get(model, True) and (noise or prediction not in ("eps", "v"))
+    return allowed.get(model, True) and (noise or prediction not in OF_NOISE) and (plain or prediction != "edm")
 
 
 def combinations() -> list:
@@ -179,7 +189,7 @@ def test_every_combination_takes_a_step(compose, model, prediction, dataset):
     cfg.dataset = shapes()[dataset]
     torch.manual_seed(0)
     n, served = 2, 0
-    cfg.sampler = compose(f"sampler={'cold' if prediction in ('x0', 'eps', 'v') else 'sequential'}").sampler
+    cfg.sampler = compose(f"sampler={'cold' if prediction in ('x0', *OF_NOISE) else 'sequential'}").sampler
     parts = {k: instantiate(v) if isinstance(v, DictConfig) else v for k, v in cfg.model.items() if k != "_target_"}
     for name in DEGRADATIONS:
         D = degradation_for(name, dataset)
@@ -202,4 +212,4 @@ def test_every_combination_takes_a_step(compose, model, prediction, dataset):
         optimizer.step()
         assert any((p != b).any() for p, b in zip(diffusion.parameters(), before, strict=True))
         assert all(p.isfinite().all() for p in diffusion.parameters())
-    assert served or (model, prediction) in {(m, p) for m in ("ddpm", "bansal", "rissanen") for p in PREDICTIONS}
+    assert served or (model, prediction) in {(m, p) for m in ("ddpm", "vdm", "bansal", "rissanen") for p in PREDICTIONS}

@@ -83,9 +83,13 @@ def test_every_degradation_is_built_for_every_dataset(dataset):
 
 
 @pytest.mark.parametrize("schedule", options["schedule"])
-def test_every_schedule_yaml_shapes_a_fade(schedule):
+def test_every_schedule_yaml_shapes_a_fade_or_says_that_it_cannot(schedule):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("degrade", [f"schedule={schedule}", "degradation=black"])
+    if schedule in ("ve", "edm"):  # their noise grows and the image stays
+        with pytest.raises(Exception, match="keeps the image: it cannot fade; take schedule=cosine or vp"):
+            instantiate(cfg.degradation)
+        return
     D = instantiate(cfg.degradation)
     x0 = torch.ones(D.T + 1, 1, 8, 8)
     kept = (D(x0, torch.arange(D.T + 1))[:, 0, 0, 0] + 1) / 2
