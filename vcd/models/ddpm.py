@@ -34,7 +34,7 @@ class DDPM(Diffusion):
     def __init__(self, *, degradation: Degradation, prediction: Prediction, weight: Weight | None = None, **parts: Any):
         gaussian(degradation, "model=ddpm", "take model=bansal, rissanen, vcd or vwd")
         if not isinstance(prediction, Clean):
-            raise UserError("model=ddpm predicts the noise or the clean image: prediction=eps, v or x0")
+            raise UserError("model=ddpm predicts the noise or the clean image: prediction=eps, v, edm or x0")
         super().__init__(degradation=degradation, prediction=prediction, **parts)
         self.weight, self.clean = weight, prediction
 
