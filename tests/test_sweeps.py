@@ -1,9 +1,11 @@
 """Sweeps as processes of one machine, and what is known of runs: killed, silent, held, composed."""
 
 import csv
+import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,10 +21,12 @@ from test_train import SABOTAGE, WARM, kill, one_sentence, only_run
 
 from vcd.cli import CONF
 from vcd.errors import UserError
+from vcd.files import read_steps
 from vcd.identity import digest, register_resolvers
 from vcd.runs import RunFolder
+from vcd.sweeps import table
 from vcd.sweeps.compositions import Compositions
-from vcd.sweeps.rows import read
+from vcd.sweeps.rows import code, read
 from vcd.sweeps.scheduler import tasks
 
 
@@ -63,9 +67,8 @@ def read_if_there(sweep):
 
 @pytest.mark.long
 def test_sigterm_saves_within_the_step_and_the_same_command_goes_on(command, tmp_path):
-    (tmp_path / "sabotage.py").write_text(SABOTAGE.replace("signal.SIGKILL)", "signal.SIGTERM)"))
-    kill = "+callbacks.kill={_target_: sabotage.Kill, hook: on_train_batch_start, at: 14}"
-    stopped = command("train", *FAST, *WARM, kill, cwd=tmp_path)
+    (tmp_path / "sabotage.py").write_text(SABOTAGE)
+    stopped = command("train", *FAST, *WARM, kill("on_train_batch_start", 14, signal.SIGTERM), cwd=tmp_path)
     folder = only_run(tmp_path)
     assert stopped.returncode == 128 + signal.SIGTERM and "told to stop (SIGTERM): saved" in stopped.stdout
     assert json.loads((folder / "status.json").read_text())["state"] == "preempted" and torch_step(folder) == 15
@@ -79,6 +82,33 @@ def test_sigterm_saves_within_the_step_and_the_same_command_goes_on(command, tmp
         14,
         19,
     ]  # also that of the step it stopped in
+
+
+@pytest.mark.long
+def test_sigterm_after_the_last_step_begins_no_other_run(command, tmp_path):
+    (tmp_path / "sabotage.py").write_text(SABOTAGE)
+    arguments = ["--multirun", *FAST, *WARM, "seed=0,1"]
+    stopped = command("train", *arguments, kill("on_train_end", 20, signal.SIGTERM), cwd=tmp_path)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    (row,) = read(tmp_path / "runs")
+    assert row.status["state"] == "preempted" and torch_step(row.folder) == 20
+    finished = command("train", *arguments, cwd=tmp_path)
+    assert finished.returncode == 0 and {row.state for row in read(tmp_path / "runs")} == {"finished"}, finished.stderr
+
+
+@pytest.mark.long
+def test_a_search_of_runs_shorter_than_every_interval_finds_their_losses(command, tmp_path):
+    free = [
+        a for a in FAST if not a.startswith(("optimizer.lr", "ema_decay", "trainer.val_check", "trainer.log_every"))
+    ]
+    arguments = [*free, "model=ddpm", "T=60", "sweep=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"]
+    process = command("train", *arguments, cwd=tmp_path)
+    assert process.returncode == 0 and "Traceback" not in process.stderr, process.stderr
+    rows = read(tmp_path / "runs")
+    with sqlite3.connect(tmp_path / "runs.db") as study:
+        values = [value for (value,) in study.execute("SELECT value FROM trial_values")]
+    assert len(rows) == 2 and sorted(values) == sorted(row.status["val_loss"] for row in rows)
+    assert {"train/loss", "val/loss"} <= set(read_steps(rows[0].folder / "metrics.csv")[-1])
 
 
 @pytest.mark.long
@@ -167,6 +197,24 @@ def test_a_composition_is_what_hydra_makes(tmp_path):
             assert OmegaConf.to_container(slow) == OmegaConf.to_container(found)
             with open_dict(slow), open_dict(found):
                 assert digest(slow) == digest(found)
+
+
+def test_a_damaged_file_hides_no_other_run(tmp_path):
+    for name, text in (
+        ("bad", '{"state": "runn'),
+        ("good", '{"state": "finished", "identity": "1-seed0"}'),
+        ("odd", "[]"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "status.json").write_text(text)
+    (tmp_path / "good" / "metrics.json").write_text('{"metrics": ')
+    rows = read(tmp_path)
+    assert [row.state for row in rows] == ["unknown", "finished", "unknown"] and code(rows) == 1
+    lines = table.text(rows).splitlines()
+    assert "bad/status.json cannot be read" in lines[1] and "odd/status.json is not the status of a run" in lines[3]
+    collected = list(csv.DictReader(io.StringIO(table.collect(rows))))
+    assert [row["state"] for row in collected] == ["unknown", "finished", "unknown"]
+    assert "metrics.json is damaged: vcd.evaluate writes it again" in collected[1]["error"]
 
 
 def test_tasks_of_an_array_that_never_began_share_a_line():

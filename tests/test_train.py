@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -25,12 +26,12 @@ from pytorch_lightning import Callback
 
 
 class Kill(Callback):
-    """kill -9 as soon as `hook` is reached at step `at`."""
+    """kill -9, or another signal, as soon as `hook` is reached at step `at`."""
 
-    def __init__(self, hook, at):
+    def __init__(self, hook, at, by=signal.SIGKILL):
         def kill(trainer, *_, **__):
             if trainer.global_step == at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), by)
 
         setattr(self, hook, kill)
 
@@ -61,8 +62,8 @@ class DiskFull(Callback):
 WARM = ["model=vwd", "perturbation=gaussian", "perturbation.sigma=0.1", "prediction=vxt"]
 
 
-def kill(hook: str, at: int) -> str:
-    return f"+callbacks.kill={{_target_: sabotage.Kill, hook: {hook}, at: {at}}}"
+def kill(hook: str, at: int, by: int = signal.SIGKILL) -> str:
+    return f"+callbacks.kill={{_target_: sabotage.Kill, hook: {hook}, at: {at}, by: {int(by)}}}"
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
@@ -203,6 +204,8 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(request, command, t
     resumed = command("train", *straight.arguments, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert f"resuming at step {saved} of 20" in resumed.stdout and saved in (10, 20)
+    assert "fitting the prior of last.ckpt" in resumed.stdout and "/?" not in resumed.stdout  # the bars
+    assert saved == 20 or re.search(r"training: +50%.* 10/20", resumed.stdout)
     assert only_run(tmp_path) == folder and folder.name == straight.last.parent.name
 
     expected, found = (torch.load(path, weights_only=True) for path in (straight.last, folder / "last.ckpt"))
@@ -348,6 +351,7 @@ def test_help_lists_the_groups_without_importing_torch(command, tmp_path):
 def test_a_mistake_is_one_sentence_that_names_the_mend(command, tmp_path, arguments, parts):
     sentence = one_sentence(command("train", *SHORT, *arguments, cwd=tmp_path))
     assert all(part in sentence for part in parts), sentence
+    assert not list(tmp_path.glob("runs/*"))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def attempt(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
         listener.patient = True
         if (signum := told(error)) is None:
             run.fail(error, explain(error, "train"))
+            listener.obey()
             raise
         run.set_status("cancelled" if signum == signal.SIGINT else "preempted")
         saved = "saved; the same command goes on from there" if run.last.exists() else "there was nothing to save yet"

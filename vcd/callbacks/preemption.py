@@ -36,6 +36,7 @@ class Preemption(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.on_validation_batch_end(trainer, pl_module)
+        self.listener.listen()
         self.listener.patient = trainer.world_size > 1
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
