@@ -26,8 +26,8 @@ LAYERS = [
         "threads",
         "randomness",
     ],
-    ["annealing", "learning_rates", "curves", "levels", "schedules", "noise_schedules", "spaces", "gammas"],
-    ["mistakes", "schema", "batch", "images", "monitoring"],
+    ["style", "annealing", "learning_rates", "levels", "schedules", "noise_schedules", "spaces", "gammas"],
+    ["curves", "mistakes", "schema", "batch", "images", "monitoring"],
     ["degradations"],
     ["restorer", "predictions"],
     [

@@ -1,5 +1,7 @@
 """`python -m vcd.report`: one file that opens without a network, in a real browser, on a phone's width too."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -7,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from conftest import SHORT
+from PIL import Image
 
 from vcd.cli import CONF
-from vcd.report import TEMPLATE, Look, differences, render
+from vcd.curves import Panel
+from vcd.report import TEMPLATE, Exchange, Look, call, differences, render
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,95 @@ def test_the_template_is_part_of_the_package():
     assert "*.jinja" in (CONF.parent / "setup.py").read_text()
 
 
+def picture(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (width, height), 90).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def uri(width: int, height: int) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture(width, height)).decode()}"
+
+
+def comparison() -> str:
+    """A page with all there can be on it: eight variants with long names, numbers, keys and words without a gap."""
+    names = ["VCD", "VWD with positions of 2x2 pixels, twice as wide", *(f"variant_number_{i}" for i in range(6))]
+    metrics = ["fcd_2000", "log_spectral_distance_2000", "path_bound_bits_per_dim"]
+    number = {"value": 0.0123456789, "floor": 1234.5, "better": "neither", "unit": "bits per dimension of x_0"}
+    looks = []
+    for i, name in enumerate(names):
+        flat = {f"network.unet.injection.key{k}._target_": f"vcd.networks.injection.{'Long' * 6}{i}" for k in range(14)}
+        seen = look(f"mnist-vwd-black_gaussian_blur-0123456{i}-seed{i}", **flat)
+        seen.called, seen.samples, seen.sequences, seen.animation = name, uri(584, 584), uri(900, 600), uri(584, 584)
+        seen.evaluation = {"metrics": dict.fromkeys(metrics, number), "protocol": "x" * 300}
+        seen.config = f"key: {'value' * 60}\n"
+        if i < 2:
+            seen.exchange = Exchange([3, 2], [uri(500, 500), uri(501, 501)])
+            seen.contributions = [uri(720, 600)] * 3
+        looks.append(seen)
+    table = [["", *metrics, "samples/s"], *([name, *["1,234 ± 0.0001234"] * 4] for name in [*names, "real images"])]
+    return render(looks, table, [Panel(metric, picture(720, 580)) for metric in metrics])
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_of_a_comparison_is_wider_than_the_window_or_cut_off(browser, width, tmp_path):
+    (tmp_path / "page.html").write_text(comparison())
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto((tmp_path / "page.html").as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    out = page.evaluate("""[...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > innerWidth
+                           || e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX != "visible")
+                           .map(e => e.outerHTML.slice(0, 80))""")
+    assert out == []
+    sizes = page.evaluate("""[...document.querySelectorAll("td, th, p, figcaption, summary, pre")].filter(e => e.innerText.trim())
+                             .map(e => parseFloat(getComputedStyle(e).fontSize))""")
+    assert min(sizes) >= 12
+    narrow = page.evaluate(
+        """[...document.querySelectorAll(".rows td")].filter(e => e.offsetWidth && e.offsetWidth < 40).length"""
+    )
+    assert narrow == 0
+    if width > 1000:  # a number and a short name stay in one line
+        for words in ("0.0001234", "VCD"):
+            assert page.evaluate(f"""[...document.querySelectorAll("td, th")].filter(e => e.innerText.includes("{words}")).every(e => {{
+                const range = document.createRange(), node = e.firstChild, at = node.data.indexOf("{words}");
+                range.setStart(node, at); range.setEnd(node, at + {len(words)}); return range.getClientRects().length == 1; }})"""), (
+                words
+            )
+    page.close()
+
+
+def test_it_opens_with_samples_then_sequences_then_curves_and_tables():
+    page = comparison()
+    headings = re.findall(r"<h2>(.*?)</h2>", page)
+    assert headings == ["Samples", "Sequences", "Latent exchange", "Curves", "Numbers", "Runs"]
+    assert page.index("<table") > page.index("<h2>Numbers</h2>")
+    assert page.index("<h2>Samples</h2>") < page.index("<img") and "<img" in page[: page.index("<h2>Sequences</h2>")]
+    assert re.findall(r"<h2>(.*?)</h2>", render([look("a")])) == ["Samples", "Sequences", "Numbers", "Run"]
+
+
+def test_a_comparison_has_a_row_a_metric_and_names_every_column():
+    page = comparison()
+    head = re.search(r'<table class="rows"><thead>(.*?)</thead>', page)
+    assert head and head[1].count("<th>") == 1 + 8 + 1
+    assert page.count('<td data-column="variant_number_3">1,234 ± 0.0001234</td>') == 4
+
+
+def test_runs_are_called_by_what_sets_them_apart():
+    def called(*names: tuple[str, str]) -> list[str]:
+        looks = [look(folder) for folder, _ in names]
+        for seen, (_, model) in zip(looks, names, strict=True):
+            seen.model = model
+        return call(looks)
+
+    assert called(("digits-vcd-blur-1-seed0", "VCD"), ("digits-vwd-blur-2-seed0", "VWD")) == ["VCD", "VWD"]
+    assert called(("digits-vcd-blur-1-seed0", "VCD"), ("digits-vcd-blur-1-seed1", "VCD")) == ["VCD seed0", "VCD seed1"]
+    assert called(("a-1", "VCD"), ("a-1", "VCD")) == ["a-1", "a-1"]
+    mine = look("folder")
+    mine.called = "as I call it"
+    assert call([mine]) == ["as I call it"]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_opens_from_the_file_system_and_its_slider_moves(report, browser, width, tmp_path):
@@ -121,9 +214,9 @@ def test_a_single_run_writes_beside_it_and_mistakes_are_one_sentence(trained, co
     assert made.returncode == 0, made.stderr
     page = (folder / "report.html").read_text()
     assert (
-        "<td>fcd_1000</td><td>12.543</td><td>3.5</td>" in page
+        '<th>fcd_<wbr>1000</th><td class="number">12.54</td><td class="number">3.5</td>' in page
         and "kl_bits by level" in page
-        and page.count("<section") == 1
+        and page.count("data-exchange>") == 1
     )
     for arguments, words in (([], "run=runs/"), ([f"run={tmp_path}"], "last.ckpt"), ([f"run={folder}", "n=0"], "n=0")):
         failed = command("report", *arguments, cwd=tmp_path)

@@ -49,10 +49,13 @@ def main(cfg: DictConfig) -> None:
         write_text(written["latex"], table.latex(found))
     device = checkpoints.device_of(cfg.device)
     written["samples"] = pictures.picture(compared, out / "samples.png", n=cfg.n, seed=cfg.seed, device=device)
-    written["curves"] = pictures.curves(compared, out / "curves.png")
-    looks = [report.look(v.runs[0].folder, n=36, pairs=6, seed=cfg.seed, device=device) for v in compared]
+    curves = pictures.curves(compared)
+    written["curves"] = pictures.draw(curves, out / "curves.png")
+    looks = [
+        report.look(v.runs[0].folder, n=36, pairs=6, seed=cfg.seed, device=device, called=v.name) for v in compared
+    ]
     written["page"] = out / "comparison.html"
-    write_text(written["page"], report.render(looks, found.cells()))
+    write_text(written["page"], report.render(looks, found.cells(), list(pictures.panels(curves))))
     log.info("%s", table.markdown(found))
     for name, path in written.items():
         log.info("%-10s %s", name, path)

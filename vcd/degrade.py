@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from vcd import style
 from vcd.cli import entry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jaxtyping import UInt8
-    from matplotlib.figure import Figure
     from torch import Tensor
 
     from vcd.degradations.severity import Severity
@@ -48,8 +50,7 @@ def main(cfg: DictConfig) -> None:
     levels = torch.stack([to_uint8(degradation(x0, t.expand(len(x0)), eps)) for t in shown], 1)  # (rows, columns, ...)
 
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draw(levels, shown.tolist(), severity).savefig(out, format="png", dpi=110)
+        draw(levels, shown.tolist(), severity, out)
     except OSError as error:
         raise UserError(f"out={cfg.out}: the picture cannot be written there ({error.strerror})") from error
 
@@ -60,43 +61,44 @@ def main(cfg: DictConfig) -> None:
     print(out.resolve())
 
 
-def draw(levels: "UInt8[Tensor, 'rows columns c h w']", shown: list[int], severity: "Severity") -> "Figure":
-    """Images on the left, one row each and a column per level of `shown`; on the right both curves over all levels."""
+@style.styled()
+def draw(levels: "UInt8[Tensor, 'rows columns c h w']", shown: list[int], severity: "Severity", out: "Path") -> None:
+    """Images above, one row each and a column per level of `shown`; below them both curves over all levels."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, NullFormatter
+    from matplotlib.ticker import MaxNLocator
 
     from vcd.images import grid
 
     columns = len(shown)
     sheet = grid(levels.flatten(0, 1), columns)
-    width = 6.5 * sheet.width / sheet.height
-    figure = Figure(figsize=(width + 5.2, 7), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(width, 4.8))
-    pictures = left.subplots()
+    width = min(style.PAGE, 0.6 * columns)
+    height = width * sheet.height / sheet.width
+    figure = Figure(figsize=(style.PAGE, height + 3.4))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(height + 0.5, 2.9))[:, 0]
+    pictures = above.subplots()
     pictures.imshow(sheet, interpolation="nearest")
     pitch = sheet.width / columns
     pictures.set_xticks([(i + 0.5) * pitch for i in range(columns)], [str(t) for t in shown])
     pictures.set(yticks=[], xlabel="level t: 0 clean, T fully degraded")
-    pictures.tick_params(length=0)
-    pictures.spines[:].set_visible(False)
+    style.bare(pictures)
 
-    distance, kept = right.subplots(2, sharex=True)
+    distance, kept = below.subplots(1, 2)
     t = range(len(severity.distance))
-    marker = "o" if len(severity.distance) <= 40 else None
-    distance.plot(t, severity.distance, marker=marker, color="tab:red")
-    distance.axhline(1, color="grey", linewidth=0.8, linestyle=":")
-    distance.set(title="distance to the clean image", ylabel="E|x_t - x0|² / E|x0 - mean|²", ylim=(0, None))
-    above_zero = severity.kept > 0  # the rest has no place on a log axis
-    kept.plot(t, severity.kept.where(above_zero, math.nan), marker=marker, color="tab:blue")
-    label = "level t" if above_zero.all() else "level t (0 where the curve has ended)"
-    lowest = 10 ** math.floor(math.log10(severity.kept[above_zero].min()))
-    kept.set(title="what tells images apart", ylabel="std of x_t across images / std of x0", xlabel=label)
-    kept.set(yscale="log", ylim=(min(lowest, 0.1), 1.3))
-    kept.yaxis.set_minor_formatter(NullFormatter())
-    kept.xaxis.set_major_locator(MaxNLocator(integer=True))
+    look = {"ls": "-", "marker": "o" if len(t) <= 40 else None}
+    distance.plot(t, severity.distance, color=style.COLOURS[1], **look)
+    distance.axhline(1, color=style.TEXT, linewidth=0.8, linestyle=":")
+    distance.set(ylim=(0, None))
+    style.title(distance, "E|x_t - x0|² / E|x0 - mean|²", "Distance to the clean image")
+    above_zero = severity.kept > 0  # the rest has no place on a logarithmic axis
+    kept.plot(t, severity.kept.where(above_zero, math.nan), color=style.COLOURS[0], **look)
+    style.title(kept, "std of x_t across images / std of x0", "What tells images apart")
+    kept.set(ylim=(min(0.1, 10 ** math.floor(math.log10(severity.kept[above_zero].min()))), 1.3))
+    style.logarithmic(kept)
+    distance.set(xlabel="level t")
+    kept.set(xlabel="level t" if above_zero.all() else "level t (0 where the curve has ended)")
     for axes in (distance, kept):
-        axes.grid(alpha=0.3)
-    return figure
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    style.save(figure, out)
 
 
 if __name__ == "__main__":

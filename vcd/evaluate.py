@@ -91,9 +91,9 @@ def main(cfg: DictConfig) -> None:
     for name, path in [*(("picture", p) for p in result.pictures), ("metrics", out)]:
         log.info("%-10s %s", name, path)
     if cfg.ckpt and Path(cfg.ckpt).stem == "last":  # the summary is of the run's end
-        from vcd.loggers import summarise
+        from vcd.tracking import evaluated
 
-        summarise(Path(cfg.ckpt).parent, {name: number.value for name, number in result.numbers.items()})
+        evaluated(Path(cfg.ckpt).parent, json.loads(out.read_text()))
 
 
 def _check_size(data: "ImageData", least: int) -> None:

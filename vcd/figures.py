@@ -1,16 +1,19 @@
-"""Pictures with words: sheets of images under column titles."""
+"""Pictures with words: sheets of images under column titles, and what is measured, drawn."""
 
-from collections.abc import Mapping, Sequence
-from io import BytesIO
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vcd import style
 from vcd.images import grid, to_uint8
 from vcd.spectra import Bands
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 
 class Block(NamedTuple):
@@ -23,31 +26,35 @@ class Block(NamedTuple):
     rows: Sequence[str] | None = None
 
 
+@style.styled()
 def sheet(path: Path, blocks: Sequence[tuple], titles: Sequence[str] = (), rows: Sequence[str] = ()) -> Path:
     """Blocks (or tuples like them), one below the other, each with its name and those of its rows on the left, and a
     title over every column."""
     from matplotlib.figure import Figure
 
-    blocks = [Block(*block) for block in blocks]
-    sheets = [grid(_flat(block.images), columns=block.images.shape[1]) for block in blocks]
-    width = max(1.3 + 0.62 * max(block.images.shape[1] for block in blocks), 3)
-    heights = [width * s.height / max(s.width for s in sheets) for s in sheets]
-    figure = Figure(figsize=(width + 0.3, sum(heights) + 0.35 * len(sheets)), layout="constrained")
+    parts = [Block(*block) for block in blocks]
+    sheets = [grid(_flat(part.images), columns=part.images.shape[1]) for part in parts]
+    over = [titles if part.titles is None else part.titles for part in parts]
+    beside = [rows if part.rows is None else part.rows for part in parts]
+    columns = max(part.images.shape[1] for part in parts)
+    left = 0.3 + max((style.wide(name) for names in beside for name in names), default=0)
+    cell = max(0.3, min(0.9, (style.PAGE - left) / columns))
+    upright = all(style.wide(title) < cell for names in over for title in names)
+    heights = [cell * columns * s.height / max(s.width for s in sheets) for s in sheets]
+    above = 0.35 if upright else 0.6
+    figure = Figure(figsize=(left + cell * columns, sum(heights) + above * len(sheets)))
     axes = figure.subplots(len(sheets), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axis, picture, block in zip(axes, sheets, blocks, strict=True):
+    for axis, picture, part, columns_, rows_ in zip(axes, sheets, parts, over, beside, strict=True):
         axis.imshow(picture, interpolation="nearest")
-        over = titles if block.titles is None else block.titles
-        pitch = picture.width / block.images.shape[1]
-        axis.set_xticks([(i + 0.5) * pitch for i in range(len(over))], over, fontsize=8)
+        pitch = picture.width / part.images.shape[1]
+        at = [(i + 0.5) * pitch for i in range(len(columns_))]
+        axis.set_xticks(at, columns_, **({} if upright else {"rotation": 60, "ha": "left", "rotation_mode": "anchor"}))
         axis.xaxis.tick_top()
-        axis.tick_params(length=0)
-        beside = rows if block.rows is None else block.rows
-        pitch = picture.height / block.images.shape[0]
-        axis.set_yticks([(i + 0.5) * pitch for i in range(len(beside))], beside, fontsize=8)
-        axis.set(ylabel=block.name)
-        axis.spines[:].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+        pitch = picture.height / part.images.shape[0]
+        axis.set_yticks([(i + 0.5) * pitch for i in range(len(rows_))], rows_)
+        axis.set(ylabel=part.name)
+        style.bare(axis)
+    style.save(figure, path, bbox_inches="tight")
     return path
 
 
@@ -55,78 +62,156 @@ def _flat(images: Float[Tensor, "rows columns c h w"]) -> UInt8[Tensor, "n c h w
     return to_uint8(images).cpu().flatten(0, 1)
 
 
-def bands(file: Path | BytesIO, blocks: Sequence[tuple[str, Bands]]) -> None:
-    """What each step contributes, a row of three panels a model: spectra, KL in bits, and where exchanges change things."""
-    import matplotlib
+def _added(figure: "Figure | SubFigure", axis: "Axes", b: Bands) -> None:
+    """The spectrum of what every step adds."""
+    colours = style.levels(len(b.levels))
+    for i, power in enumerate(b.power.flip(0)):  # t = 1 first
+        axis.plot(power.numpy(), color=colours(i), ls="-")
+    axis.set(xlabel="cycles per image")
+    style.logarithmic(axis)
+    style.title(axis, r"mean power of a coefficient of $x_{t-1} - x_t$", "What a step adds")
+    style.scale_of_levels(figure, [axis], [str(t) for t in reversed(b.levels)])
+
+
+def _kl(figure: "Figure | SubFigure", axis: "Axes", b: Bands) -> None:
+    """The information that enters at every step."""
+    n = len(b.levels)
+    axis.bar(range(n), b.kl_bits.numpy(), color=[style.levels(n)(n - 1 - i) for i in range(n)])
+    axis.set(xlabel="level t")
+    axis.grid(visible=False, axis="x")
+    at = style.some(n)
+    axis.set_xticks(at, [str(b.levels[i]) for i in at])
+    style.title(axis, "KL in bits per image", "Information that enters at a step")
+
+
+def _changed(figure: "Figure | SubFigure", axis: "Axes", b: Bands) -> None:
+    """In which frequencies an image changes when the latent of a step is exchanged."""
+    from matplotlib.patheffects import Normal, Stroke
+
+    n = len(b.levels)
+    shown = axis.imshow(b.share.numpy(), aspect="auto", origin="upper", cmap="Blues", vmin=0)
+    (line,) = axis.plot(
+        b.centroid.numpy(), range(n), color=style.COLOURS[1], ls="-", marker="o", label="mean frequency"
+    )
+    line.set_path_effects([Stroke(linewidth=4, foreground="white"), Normal()])
+    axis.set(xlabel="cycles per image", ylabel="level t")
+    axis.grid(visible=False)
+    at = style.some(n)
+    axis.set_yticks(at, [str(b.levels[i]) for i in at])
+    style.title(axis, "share of the changed energy", "What exchanging a step changes")
+    bar = figure.colorbar(shown, ax=axis, fraction=0.08, aspect=25)
+    bar.outline.set_visible(False)
+    style.legend(figure, [axis])
+
+
+CONTRIBUTIONS: Sequence[Callable[["Figure | SubFigure", "Axes", Bands], None]] = (_added, _kl, _changed)
+
+
+@style.styled()
+def bands(path: Path, blocks: Sequence[tuple[str, Bands]]) -> Path:
+    """What each step contributes: a column a model, of spectra, KL in bits, and where exchanges change things."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 3.6 * len(blocks)), layout="constrained")
-    for row, (name, b) in zip(figure.subplots(len(blocks), 3, squeeze=False), blocks, strict=True):
-        colours = matplotlib.colormaps["viridis"](torch.linspace(0, 0.92, len(b.levels)).numpy())
-        f = range(b.power.shape[1])
-        for t, power, colour in zip(b.levels, b.power, colours, strict=True):
-            row[0].plot(f, power.numpy(), color=colour, label=f"t={t}")
-        row[0].set(
-            yscale="log",
-            xlabel="cycles an image",
-            ylabel=f"{name}\npower of $x_{{t-1}} - x_t$",
-            title="what a step adds",
-        )
-        if len(b.levels) <= 12:
-            row[0].legend(fontsize=7, ncols=2)
-        at = range(len(b.levels))
-        row[1].bar(at, b.kl_bits.numpy(), color=colours)
-        row[1].set(title="KL of a step", ylabel="bits", xlabel="level t")
-        shown = row[2].imshow(b.share.numpy(), aspect="auto", origin="upper", cmap="magma", vmin=0)
-        row[2].plot(b.centroid.numpy(), at, color="white", marker="o", markersize=4, label="mean frequency")
-        row[2].set(title="energy changed by exchanging a step", xlabel="cycles an image", ylabel="level t")
-        row[2].legend(fontsize=7)
-        figure.colorbar(shown, ax=row[2], label="share")
-        ticks = [int(i) for i in torch.linspace(0, len(b.levels) - 1, min(len(b.levels), 12)).round()]
-        row[1].set_xticks(ticks, [b.levels[i] for i in ticks])
-        row[2].set_yticks(ticks, [b.levels[i] for i in ticks])
-    figure.savefig(file, format="png", dpi=110)
+    figure = Figure(figsize=(style.CARD * len(blocks), 8.4))
+    columns = figure.subfigures(1, len(blocks), squeeze=False)[0]
+    for column, (name, b) in zip(columns, blocks, strict=True):
+        column.suptitle(name)
+        for part, draw in zip(column.subfigures(len(CONTRIBUTIONS), 1), CONTRIBUTIONS, strict=True):
+            draw(part, part.subplots(), b)
+    style.save(figure, path)
+    return path
 
 
+@style.styled()
+def contributions(b: Bands) -> list[bytes]:
+    """The same of one model, every plot a PNG of its own."""
+    from matplotlib.figure import Figure
+
+    pictures = []
+    for draw in CONTRIBUTIONS:
+        figure = Figure(figsize=(style.CARD, 3.0))
+        draw(figure, figure.subplots(), b)
+        pictures.append(style.png(figure))
+    return pictures
+
+
+def _spectrum(figure: "Figure | SubFigure", axis: "Axes", table: Mapping[str, Any]) -> None:
+    for which, colour, dashes in (("data", style.TEXT, "--"), ("samples", style.COLOURS[0], "-")):
+        axis.plot(table["cycles_per_image"], table[which], color=colour, ls=dashes, label=which)
+    axis.set(xlabel="cycles per image")
+    style.logarithmic(axis)
+    style.title(axis, "mean power of a coefficient", "Power spectrum")
+
+
+def _classes(figure: "Figure | SubFigure", axis: "Axes", table: Mapping[str, Any]) -> None:
+    at, total = range(len(table["names"])), sum(table["samples"])
+    axis.bar(at, [count / total for count in table["samples"]], label="samples", color=style.COLOURS[0])
+    axis.plot(
+        at, table["data"], color=style.COLOURS[1], ls="", marker="_", markersize=10, markeredgewidth=2.5, label="data"
+    )
+    axis.grid(visible=False, axis="x")
+    short = max(map(len, table["names"])) < 3 and len(at) <= 10
+    axis.set_xticks(at, table["names"], rotation=0 if short else 60)
+    style.title(axis, "share, as the classifier sees them", "Classes")
+
+
+def _restoration(figure: "Figure | SubFigure", axis: "Axes", table: Sequence[Mapping[str, Any]]) -> None:
+    for i, way in enumerate(dict.fromkeys(row["way"] for row in table)):
+        rows = [row for row in table if row["way"] == way and row["metric"] == "psnr" and row["value"] is not None]
+        colour, dashes = style.line(i)
+        axis.plot([row["t"] for row in rows], [row["value"] for row in rows], color=colour, ls=dashes, marker="o",
+                  label=way.replace("_", " "))  # fmt: skip
+    axis.set(xlabel="from level t")
+    style.title(axis, "PSNR in dB", "Restoration")
+
+
+def _steps(figure: "Figure | SubFigure", axis: "Axes", table: Sequence[Mapping[str, Any]]) -> None:
+    rows = sorted(table, key=lambda row: row["t"])
+    rate, distortion = ([row[key] for row in rows] for key in ("rate_bits", "distortion_mse"))
+    axis.plot(rate, distortion, color="#bbbbbb", ls="-", linewidth=1)
+    axis.scatter(rate, distortion, c=range(len(rows)), cmap=style.levels(len(rows)), zorder=3)
+    axis.set(xlabel="bits per image")
+    style.logarithmic(axis)
+    style.title(axis, "mean squared error", "Rate and distortion of the steps")
+    style.scale_of_levels(figure, [axis], [str(row["t"]) for row in rows])
+
+
+TABLES: Mapping[str, Callable[["Figure | SubFigure", "Axes", Any], None]] = {
+    "spectrum": _spectrum, "classes": _classes, "restoration": _restoration, "steps": _steps,
+}  # fmt: skip
+
+
+@style.styled()
 def evaluation(path: Path, curves: Mapping[str, Any]) -> Path | None:
-    """The tables of metrics.json as plots: spectrum, classes, restoration by level, rate and distortion by step."""
+    """The tables of metrics.json as plots, two in a row: spectrum, classes, restoration by level, rate and distortion
+    by step."""
     from matplotlib.figure import Figure
 
-    known = [name for name in ("spectrum", "classes", "restoration", "steps") if curves.get(name)]
+    known = [name for name in TABLES if curves.get(name)]
     if not known:
         return None
-    figure = Figure(figsize=(4.2 * len(known), 3.6), layout="constrained")
-    for axis, name in zip(figure.subplots(1, len(known), squeeze=False)[0], known, strict=True):
-        table = curves[name]
-        if name == "spectrum":
-            for which, style in (("data", "k--"), ("samples", "C0-")):
-                axis.plot(table["cycles_per_image"], table[which], style, label=which)
-            axis.set(title="power spectrum", xlabel="cycles an image", yscale="log")
-        elif name == "classes":
-            at, total = range(len(table["names"])), sum(table["samples"])
-            axis.bar(at, [count / total for count in table["samples"]], label="samples")
-            axis.plot(at, table["data"], "k_", markersize=14, label="data")
-            axis.set(title="classes, as the classifier sees them", ylabel="share")
-            axis.set_xticks(
-                at, table["names"], rotation=0 if len(at) <= 10 and max(map(len, table["names"])) < 3 else 60
-            )
-        elif name == "restoration":
-            for way in dict.fromkeys(row["way"] for row in table):
-                rows = [row for row in table if row["way"] == way and row["metric"] == "psnr"]
-                axis.plot([row["t"] for row in rows], [row["value"] for row in rows], marker="o", label=way)
-            axis.set(title="restoration", xlabel="from level t", ylabel="PSNR in dB")
-        else:
-            rate, distortion = ([row[key] for row in table] for key in ("rate_bits", "distortion_mse"))
-            axis.plot(rate, distortion, "o-", color="grey")
-            for row in table:
-                axis.annotate(f"t={row['t']}", (row["rate_bits"], row["distortion_mse"]), fontsize=8)
-            axis.set(
-                title="rate and distortion of the steps",
-                xlabel="bits an image",
-                ylabel="mean squared error",
-                yscale="log",
-            )
-        if name != "steps":
-            axis.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    rows, columns = -(-len(known) // 2), min(2, len(known))
+    figure = Figure(figsize=(style.CARD if columns == 1 else style.PAGE, 2.7 * rows))
+    parts = figure.subfigures(rows, columns, squeeze=False).flat
+    for part, name in zip(parts, known, strict=False):
+        axis = part.subplots()
+        TABLES[name](part, axis, curves[name])
+        style.legend(part, [axis])
+    style.save(figure, path)
+    return path
+
+
+def beside(path: Path, pictures: Sequence[Path]) -> Path:
+    """PNG files from left to right, their tops in a line, on white."""
+    from PIL import Image
+
+    images = [Image.open(picture).convert("RGB") for picture in pictures]
+    gap = 24
+    width = sum(image.width for image in images) + gap * (len(images) - 1)
+    whole, left = Image.new("RGB", (width, max(image.height for image in images)), "white"), 0
+    for image in images:
+        whole.paste(image, (left, 0))
+        left += image.width + gap
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole.save(path)
     return path

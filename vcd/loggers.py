@@ -1,12 +1,8 @@
 """metrics.csv: one file a run, which grows over interruptions and resumes."""
 
 import csv
-import netrc
-import os
-import socket
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -81,35 +77,3 @@ class CSVMetrics(Logger):
 
     def finalize(self, status: str) -> None:
         """Whatever was logged is written already."""
-
-
-def wandb_mode(offline: bool | None = None) -> str:
-    """ "online" or "offline": as told, or else what WANDB_MODE says, or else online where there are an API key and a network."""
-    if offline is None:
-        offline = os.environ.get("WANDB_MODE", "online" if _reachable() else "offline") != "online"
-    return "offline" if offline else "online"
-
-
-def _reachable(host: str = "api.wandb.ai") -> bool:
-    try:
-        known = "WANDB_API_KEY" in os.environ or netrc.netrc().authenticators(host)
-        if known:
-            socket.create_connection((host, 443), timeout=3).close()
-        return bool(known)
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def summarise(folder: Path, numbers: dict[str, float]) -> bool:
-    """Put final numbers into the summary of the run that lives in `folder`, if wandb knows one; whether it does."""
-    kept = folder / "wandb_id"
-    if not kept.exists():
-        return False
-    import wandb as api
-
-    config = OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").exists() else OmegaConf.create()
-    project = OmegaConf.select(config, "logger.wandb.project", default="vcd")
-    run = api.init(project=project, id=kept.read_text().strip(), dir=folder, resume="allow", mode=wandb_mode())
-    run.summary.update(numbers)
-    run.finish()
-    return True

@@ -4,7 +4,9 @@ import base64
 import io
 import json
 import logging
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,16 @@ from vcd.files import check_writable
 from vcd.identity import incidental
 
 if TYPE_CHECKING:
-    from vcd.models.base import Diffusion
+    from markupsafe import Markup
+
+    from vcd.curves import Panel
+    from vcd.models.variational import Variational
     from vcd.steering import Path as LatentPath
 
 log = logging.getLogger("vcd")
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 STEPS = 12  # of the exchange matrix at most
+STATES = 13  # of a sequence at most
 
 
 @entry("report")
@@ -48,7 +54,7 @@ def main(cfg: DictConfig) -> None:
 
 @dataclass
 class Exchange:
-    """Matrices of images, a target a row and a source a column, one for every step of `levels`."""
+    """Matrices of images, one target per row and one source per column, one matrix for every step of `levels`."""
 
     levels: list[int]
     pictures: list[str]  # data URIs
@@ -58,7 +64,7 @@ class Exchange:
 class Look:
     """One run, as the page shows it; pictures are data URIs."""
 
-    name: str
+    name: str  # of its folder
     model: str
     facts: dict[str, str]
     config: str
@@ -68,13 +74,14 @@ class Look:
     samples: str
     sequences: str
     animation: str
-    bands: str | None = None
+    contributions: list[str] = field(default_factory=list)
     exchange: Exchange | None = None
+    called: str = ""  # how the page calls it; empty: by its model, or where several have the same, by its folder
 
 
-def look(folder: Path, *, n: int, pairs: int, seed: int, device: str) -> Look:
+def look(folder: Path, *, n: int, pairs: int, seed: int, device: str, called: str = "") -> Look:
     """Everything to be seen of the run in `folder`. UserError when it is no run folder."""
-    from vcd import checkpoints, curves, steering
+    from vcd import checkpoints, curves, steering, style
     from vcd.callbacks.pictures import FRAMES
     from vcd.images import grid, to_uint8
     from vcd.metrics import results
@@ -86,7 +93,7 @@ def look(folder: Path, *, n: int, pairs: int, seed: int, device: str) -> Look:
     model, cfg = checkpoints.load(folder / "last.ckpt", device)
     trajectory = model.sample(PerImage(seed, range(n), model.device), keep=FRAMES)
     states = to_uint8(trajectory.states).cpu()
-    rows = states[:, :8].flip(0).transpose(0, 1)[:, :: max(1, len(states) // 12)]
+    rows = states[style.some(len(states), STATES)[::-1], :8].transpose(0, 1)  # x_T first
     steps = checkpoints.read(folder / "last.ckpt")["global_step"]
     status = json.loads((folder / "status.json").read_text()) if (folder / "status.json").exists() else {}
     seen = Look(
@@ -108,15 +115,17 @@ def look(folder: Path, *, n: int, pairs: int, seed: int, device: str) -> Look:
         samples=_png(grid(states[0])),
         sequences=_png(grid(rows.flatten(0, 1), columns=rows.shape[1])),
         animation=_gif([grid(frame) for frame in states.flip(0)]),
+        called=called,
     )
-    if model.latents(PerImage(seed, [0], model.device)) is not None:
-        path = steering.draw(model, PerImage(seed, range(pairs), model.device))
-        seen.exchange = exchange_matrices(model, path)
-        seen.bands = contributions(seen.model, model, path)
+    if model.has_latents:
+        steered = steering.variational(model)
+        path = steering.draw(steered, PerImage(seed, range(pairs), model.device))
+        seen.exchange = exchange_matrices(steered, path)
+        seen.contributions = contributions(steered, path)
     return seen
 
 
-def exchange_matrices(model: "Diffusion", path: "LatentPath") -> Exchange:
+def exchange_matrices(model: "Variational", path: "LatentPath") -> Exchange:
     """Every image with the latent of every other at each step: targets are rows, sources columns."""
     from dataclasses import replace
 
@@ -138,21 +147,19 @@ def exchange_matrices(model: "Diffusion", path: "LatentPath") -> Exchange:
     return Exchange(levels, pictures)
 
 
-def contributions(name: str, model: "Diffusion", path: "LatentPath") -> str:
-    """The figure of `task=bands`: each image exchanges with the next one."""
+def contributions(model: "Variational", path: "LatentPath") -> list[str]:
+    """The plots of `task=bands`: each image exchanges with the next one."""
     from dataclasses import replace
 
     from vcd import figures, spectra
 
     n = len(path)
     source = replace(path.take([(i + 1) % n for i in range(n)]), noise=path.noise)
-    buffer = io.BytesIO()
-    figures.bands(buffer, [(name, spectra.measure(model, path, source))])
-    return _uri(buffer.getvalue(), "image/png")
+    return [_uri(picture, "image/png") for picture in figures.contributions(spectra.measure(model, path, source))]
 
 
-def render(runs: list[Look], table: list[list[str]] | None = None) -> str:
-    """The page; table: header and rows of a comparison, where there is one."""
+def render(runs: list[Look], table: list[list[str]] | None = None, metrics: "Sequence[Panel]" = ()) -> str:
+    """The page; table, metrics: header and rows of a comparison, and its metrics over training, where there are any."""
     import jinja2
 
     from vcd import curves
@@ -160,9 +167,34 @@ def render(runs: list[Look], table: list[list[str]] | None = None) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    panels = [(title, _figure(f)) for title, f in curves.panels({run.name: (run.model, run.metrics) for run in runs})]
+    environment.filters["breakable"] = _breakable
+    names = call(runs)
+    drawn = [*metrics, *curves.panels({names[i]: (run.model, run.metrics) for i, run in enumerate(runs)})]
     template = environment.from_string(TEMPLATE.read_text())
-    return template.render(runs=runs, panels=panels, differences=differences(runs), table=table)
+    return template.render(
+        runs=runs, names=names, differences=differences(runs), table=list(zip(*table, strict=True)) if table else None,
+        panels=[(p.title, _uri(p.picture, "image/png"), p.by_level) for p in drawn],
+    )  # fmt: skip
+
+
+def call(runs: list[Look]) -> list[str]:
+    """A short name for each: as it is called, its model, or where several have the same, what sets its folder apart."""
+    models = [run.model for run in runs]
+    parts = [run.name.split("-") for run in runs]
+    common = {part for part in parts[0] if all(part in other for other in parts)}
+    names = [
+        run.called
+        or (run.model if models.count(run.model) == 1 else " ".join([run.model, *(p for p in own if p not in common)]))
+        for run, own in zip(runs, parts, strict=True)
+    ]
+    return names if len(set(names)) == len(names) else [run.name for run in runs]
+
+
+def _breakable(text: str) -> "Markup":
+    """A name that a narrow column may break after its underscores and dots, but for those of numbers."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"(_|\.(?!\d))", r"\1<wbr>", str(escape(text))))
 
 
 def differences(runs: list[Look]) -> list[tuple[str, list[str]]]:
@@ -198,12 +230,6 @@ def _gif(frames: list) -> str:
     durations = [max(80, 2400 // len(frames))] * (len(frames) - 1) + [2000]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
     return _uri(buffer.getvalue(), "image/gif")
-
-
-def _figure(figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return _uri(buffer.getvalue(), "image/png")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,34 @@
 """wandb and TensorBoard beside metrics.csv."""
 
 import logging
+import netrc
 import os
 import secrets
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, cast, final
 
 import numpy as np
+from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from vcd import __version__
+from vcd import __version__, curves
 from vcd.identity import incidental
-from vcd.loggers import wandb_mode
 from vcd.signals import shielded
 
 log = logging.getLogger("vcd")
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# What a run folder may not say about its wandb run.
+UNTOLD: dict[str, Any] = {
+    "project": "vcd", "name": None, "group": None, "job_type": None, "tags": (), "overrides": (), "offline": None,
+}  # fmt: skip
 
 
 class Tracker(ABC):
@@ -167,6 +175,64 @@ def wandb(*, config: dict, resumed: bool, folder: str, overrides: Sequence[str],
     if environment is not None:
         os.environ["WANDB_MODE"] = environment
     return logger
+
+
+def wandb_mode(offline: bool | None = None) -> Literal["online", "offline"]:
+    """ "online" or "offline": as told, or else what WANDB_MODE says, or else online where there are an API key and a network."""
+    if offline is None:
+        offline = os.environ.get("WANDB_MODE", "online" if _reachable() else "offline") != "online"
+    return "offline" if offline else "online"
+
+
+def _reachable(host: str = "api.wandb.ai") -> bool:
+    try:
+        known = "WANDB_API_KEY" in os.environ or netrc.netrc().authenticators(host)
+        if known:
+            socket.create_connection((host, 443), timeout=3).close()
+        return bool(known)
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def evaluated(folder: Path, found: Mapping[str, Any]) -> bool:
+    """Put what metrics.json holds into the wandb run of `folder`: values into its summary, by their names, and under
+    `evaluation` each with its floor, unit and protocol. Whether wandb knows the run; what goes wrong is a warning.
+
+    Offline this is one more start of the run, with all that came before, as every start has it.
+    """
+    import wandb as api
+
+    if not (folder / "wandb_id").exists():
+        return False
+    os.environ.setdefault("WANDB_SILENT", "true")
+    stored = OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").exists() else OmegaConf.create()
+    told = {key: OmegaConf.select(stored, f"logger.wandb.{key}", default=UNTOLD[key]) for key in UNTOLD}
+    mode, number = wandb_mode(told["offline"]), (folder / "wandb_id").read_text().strip()
+    try:
+        if mode == "online":  # name and tags stay as they are there, whoever changed them
+            run = api.init(project=told["project"], id=number, dir=folder, resume="allow", mode=mode)
+        else:
+            tracker = wandb(config=cast(dict, OmegaConf.to_container(stored)), resumed=True, folder=str(folder), **told)
+            history = _history(folder / "metrics.csv")
+            tracker.start(history, folder / "pictures")
+            if history and (folder / "sequences.png").exists():
+                tracker.conclude(folder / "samples.png", folder / "sequences.png", max(history))
+            run = tracker.experiment
+        values = {name: metric["value"] for name, metric in found["metrics"].items()}
+        run.summary.update({**values, "evaluation": {key: found[key] for key in found if key != "curves"}})
+        run.finish()
+    except Exception as error:  # wandb raises what its connection does
+        reason = str(error).partition("\n")[0]
+        log.warning("wandb does not have these numbers (%s: %s); metrics.json does", type(error).__name__, reason)
+    else:
+        log.info("%-10s %s (%s)", "wandb", f"the summary of run {number}", mode)
+    return True
+
+
+def _history(metrics: Path) -> dict[int, dict[str, float]]:
+    """metrics.csv, where it is there: step -> what was logged."""
+    rows = curves.read(metrics) if metrics.exists() else []
+    return {int(row["step"]): {k: float(v) for k, v in row.items() if v and k != "step"} for row in rows}
 
 
 def short(overrides: Sequence[str]) -> str:
