@@ -12,5 +12,5 @@ if [ "${1:-}" = --all ]; then
     shift
     set -- -m "" "$@" # pyproject.toml says -m "not long"; the last -m counts
 fi
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" # tiny tensors: more threads only wait for each other
-exec .venv/bin/python -m pytest "$@"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # tiny tensors: more threads only wait for each other
+exec .venv/bin/python -m pytest -n "${VCD_TEST_PROCESSES:-2}" --dist worksteal "$@"
