@@ -1,10 +1,8 @@
 """Checkpoints: written atomically, made of plain types, and enough on their own to sample from."""
 
 import hashlib
-import os
-import pickle
-import re
 import zipfile
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from vcd import __version__
+from vcd import __version__, stored
+from vcd.degradations.base import Degradation
 from vcd.errors import UserError
+from vcd.files import atomic
 from vcd.migrations import migrate_config, migrate_state
 from vcd.models.base import Diffusion
+from vcd.spaces import Space
 
 CONFIG = "vcd_config"  # in a checkpoint: the resolved config of its run
-WEIGHTS = ("state_dict", "current_model_state")  # averaged, or the only ones; and those in training
+WEIGHTS = {"state_dict", "current_model_state"}  # averaged, or the only ones; and those in training
 VERSION = "vcd_version"  # and the version that wrote it; 0.1 wrote none
 
 
@@ -28,27 +29,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with open(temporary, "wb") as file:
+            with atomic(path) as temporary, open(temporary, "wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             kept = "the previous one is kept" if path.exists() else "there is no previous one"
             raise UserError(f"could not write the checkpoint {path} ({_reason(error)}); {kept}: free some space and "
                             "run the same command again") from error  # fmt: skip
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
         return read(path, map_location or "cpu")
 
 
 def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -56,32 +50,33 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"ckpt={path}: there is no such file")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (flipped := archive.testzip()) is not None:  # torch reads them without a look at their checksums
+                raise zipfile.BadZipFile(flipped)
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a reader makes of any bytes
         raise UserError(f"ckpt={path} is damaged, or no checkpoint at all; take another one") from error
-    version = checkpoint.get(VERSION, "0.1") if isinstance(checkpoint, dict) else None
-    ours = isinstance(version, str) and re.match(r"\d+\.\d+(\.|$)", version)
-    if not ours or not isinstance(checkpoint.get(CONFIG), dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise UserError(f"ckpt={path} was not written by vcd.train; take the last.ckpt of a run folder")
-    if _release(version) > _release(__version__):
-        raise UserError(f"ckpt={path} was written by vcd {version}, and this is {__version__}: update vcd to use it")
-    return _migrated(checkpoint, version)
+    try:
+        if not all(isinstance(checkpoint[name], dict) for name in (CONFIG, "state_dict")):
+            raise TypeError("a config and weights are dicts")
+        version = str(checkpoint.get(VERSION, "0.1"))
+        if _release(version) <= _release(__version__):
+            return _migrated(checkpoint) if _release(version) < _release(__version__) else checkpoint
+    except Exception as error:  # it is something else
+        raise UserError(f"ckpt={path} was not written by vcd.train; take the last.ckpt of a run folder") from error
+    raise UserError(f"ckpt={path} was written by vcd {version}, and this is {__version__}: update vcd to use it")
 
 
-def _migrated(checkpoint: dict[str, Any], version: str) -> dict[str, Any]:
-    """The checkpoint in today's form."""
-    if _release(version) < _release(__version__):
-        checkpoint[CONFIG] = migrate_config(checkpoint[CONFIG])
-        for weights in WEIGHTS:
-            if weights in checkpoint:
-                checkpoint[weights] = migrate_state(checkpoint[weights])
-        checkpoint[VERSION] = __version__
-    return checkpoint
+def _migrated(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint of an earlier version in today's form."""
+    weights = {name: migrate_state(checkpoint[name]) for name in WEIGHTS & checkpoint.keys()}
+    return checkpoint | weights | {CONFIG: migrate_config(checkpoint[CONFIG]), VERSION: __version__}
 
 
-def _release(version: str) -> tuple[int, ...]:
+def _release(version: str) -> tuple[int, int]:
     """What decides the form of a checkpoint: (0, 2) of 0.2.1."""
-    return tuple(int(number) for number in version.split(".")[:2])
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
 
 
 def build(cfg: DictConfig) -> Diffusion:
@@ -94,26 +89,63 @@ def build(cfg: DictConfig) -> Diffusion:
 
 
 def load(
-    path: str | Path, device: torch.device | str = "cpu", raw: bool = False, parts: dict[str, Any] | None = None
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    raw: bool = False,
+    parts: Mapping[str, Any] | None = None,
+    trust: Collection[str] = (),
 ) -> tuple[Diffusion, DictConfig]:
     """The model of a checkpoint with its averaged (or raw) weights, ready to sample, and the config of its run.
 
-    parts: nodes that replace parts of the model, such as {"prior": ...}.
+    parts: nodes that replace parts of the model, such as {"prior": ...}; they may refer to the run's config. trust: your
+    own modules that the checkpoint may name: without, it is made of parts of vcd alone, whoever wrote it.
     """
-    checkpoint = read(path)
-    cfg = OmegaConf.create(checkpoint[CONFIG])
-    for name, node in (parts or {}).items():
-        cfg.model[name] = node
-    model = build(cfg)
+    checkpoint, parts = read(path), parts or {}
+    cfg = stored.literal(checkpoint[CONFIG])
+    named = stored.targets({name: OmegaConf.to_container(OmegaConf.create(node)) for name, node in parts.items()})
+    reader = stored.Reader(f"ckpt={path}", [*([trust] if isinstance(trust, str) else trust), *named])
+    try:
+        for name, node in parts.items():
+            cfg.model[name] = node
+        config = OmegaConf.to_container(cfg, resolve=True)
+        model = _planned(config, reader)()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"ckpt={path}: its config does not fit this version of vcd ({_reason(error)})") from error
+    _fill(model, checkpoint, path, raw, parts)
+    return model.to(device).eval(), cfg
+
+
+def load_weights(model: Diffusion, path: str | Path, raw: bool = False) -> Diffusion:
+    """The model with the weights of a checkpoint, ready to sample: for a config of one's own, the stored one is not read."""
+    _fill(model, read(path), path, raw)
+    return model.eval()
+
+
+def _planned(config: Any, reader: stored.Reader) -> stored.Make:
+    """What makes the model of a stored config, without what trains it; all of the config has been checked."""
+    node = {key: value for key, value in config["model"].items() if key not in ("optimizer", "scheduler")}
+    model = reader.plan({**node, "_partial_": True}, Callable[..., Diffusion], "model")
+    degradation = reader.plan(config["degradation"], Degradation, "degradation")
+    space = reader.plan(config.get("space"), Space | None, "space")
+    return lambda: model()(degradation=degradation(), space=space())
+
+
+def _fill(
+    model: Diffusion, checkpoint: dict[str, Any], path: str | Path, raw: bool, parts: Collection[str] = ()
+) -> None:
+    """Load the weights; those of replaced parts are left out where they have no place."""
     state = checkpoint["current_model_state" if raw and "current_model_state" in checkpoint else "state_dict"]
-    needed = model.state_dict()
-    replaced = tuple(f"{name}." for name in parts or {})
+    needed, replaced = model.state_dict(), tuple(f"{name}." for name in parts)
     state = {name: value for name, value in state.items() if name in needed or not name.startswith(replaced)}
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except Exception as error:
         raise UserError(f"ckpt={path} does not fit the code or the parts asked for: {_reason(error)}") from error
-    return model.to(device).eval(), cfg
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(f"ckpt={path} holds numbers that are not finite, in {name}: take an earlier checkpoint")
 
 
 def store_buffers(path: str | Path, model: Diffusion) -> None:
@@ -121,9 +153,8 @@ def store_buffers(path: str | Path, model: Diffusion) -> None:
     checkpoint = read(path)
     state, buffers = model.state_dict(), dict(model.named_buffers())
     fitted = {name: state[name].cpu() for name in state if name in buffers}
-    for weights in WEIGHTS:
-        if weights in checkpoint:
-            checkpoint[weights].update(fitted)
+    for weights in WEIGHTS & checkpoint.keys():
+        checkpoint[weights].update(fitted)
     AtomicCheckpointIO().save_checkpoint(checkpoint, path)
 
 

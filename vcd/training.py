@@ -179,7 +179,7 @@ def fit_priors(
 ) -> Diffusion:
     """Fit the prior of every checkpoint to its averaged weights; the model of the last one."""
     for path in (*sorted(run.path.glob("step-*.ckpt")), run.last):
-        model, _ = checkpoints.load(path, device)
+        model = checkpoints.load_weights(checkpoints.build(cfg), path).to(device)
         with seeds.seeded(cfg.seed, model.device):  # whatever happened on the way here
             model.fit_prior(endless(data, of=path.name, bar=cfg.trainer.enable_progress_bar))
         with listener.patiently():
