@@ -501,7 +501,7 @@ def pictures(tmp_path) -> Path:
         (["ckpt", "dataset=mnist"], ["size 8", "dataset=mnist has 28", "dataset=digits"]),
         (["images=pictures", "dataset=digits", "metrics=[restoration]"], ["ckpt=", "images=DIR", "restoration"]),
         (["ckpt", "split=test"], ["split=test", "train, val"]),
-        (["ckpt", "extractor=inception"], [FILE, "prefetch=true", "make_extractor=lambda: classifier"]),
+        (["ckpt", "extractor=inception"], [FILE, "prefetch=true", "extractor=classifier"]),
         (["ckpt", "n=1"], ["n=1", "at least"]),
         (["ckpt", "n=5"], ["n=5", "at least 6"]),
         (["images=few", "dataset=digits"], ["images=few has 3", "at least 6"]),

@@ -47,10 +47,10 @@ def main(cfg: DictConfig) -> None:
         check_writable(out, "out")
     model, run = (None, None) if cfg.ckpt is None else checkpoints.load(cfg.ckpt, device, cfg.raw, _parts(cfg))
     data = Once(reference(cfg, run))
-    if not cfg.prefetch and model is None and (cfg.images is None or any(f.needs_a_model for f in families)):
-        alone = [f.name for f in families if not f.needs_a_model]
-        raise UserError("say what to evaluate: ckpt=runs/.../last.ckpt, or images=DIR with metrics that need no model, "
-                        f"such as metrics=[{','.join(alone)}]")  # fmt: skip
+    asking = [f.name for f in families if f.needs_a_model]
+    if not cfg.prefetch and model is None and (cfg.images is None or asking):
+        without = f" and no {' or '.join(asking)}, which ask a model" if asking else ""
+        raise UserError(f"say what to evaluate: ckpt=runs/.../last.ckpt, or images=DIR{without}")
     extractor = instantiate(cfg.extractor)
 
     @functools.cache
