@@ -7,6 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from vcd.batch import UNCONDITIONAL, Degraded
 from vcd.degradations.base import Degradation
 from vcd.degradations.blur import Blur
 from vcd.degradations.blur_noise import BlurNoise
@@ -72,7 +73,7 @@ def test_one_exact_step_with_the_true_image_keeps_the_moments(fading, t, s):
     D, delta = blur(fading), 0.3
     x0 = (torch.rand(1, 1, SIZE, SIZE) * 2 - 1).expand(N, -1, -1, -1)
     x_t = D(x0, at(t)) + delta * draw()
-    x_s = Exact(delta=delta).step(Oracle(D, x0), x_t, at(t), at(s), None, draw).x
+    x_s = Exact(delta=delta).step(Oracle(D, x0), x_t, at(t), at(s), UNCONDITIONAL, draw).x
     same_moments(x_s, D(x0, at(s)), delta)
 
 
@@ -81,7 +82,7 @@ def test_noise_stays_where_the_signal_does_and_is_new_where_it_was_lost():
     D, delta, t, s = blur(False), 0.3, 4, 3
     x0 = torch.zeros(N, 1, SIZE, SIZE)
     old = draw()
-    x_s = Exact(delta=delta).step(Oracle(D, x0), D(x0, at(t)) + delta * old, at(t), at(s), None, draw).x
+    x_s = Exact(delta=delta).step(Oracle(D, x0), D(x0, at(t)) + delta * old, at(t), at(s), UNCONDITIONAL, draw).x
     u, v = in_waves((x_s - D(x0, at(s))) / delta), in_waves(old)
     f = math.pi * torch.arange(SIZE) / SIZE
     sigma = torch.logspace(math.log10(0.4), math.log10(SIZE), T - 1)
@@ -130,6 +131,11 @@ def test_where_no_contraction_leads_on_it_is_refused(compose):
     Exact(delta=0.1).check(blur(True), Xt())
 
 
+def batch() -> Degraded:
+    x = torch.zeros(2, 1, SIZE, SIZE)
+    return Degraded(x, at(2, 2), at(1, 2), x, x, None, at(0, 2))
+
+
 def test_rollouts_with_it_are_refused():
     class Student:
         step = 0
@@ -140,7 +146,7 @@ def test_rollouts_with_it_are_refused():
 
     perturbation = Rollout(p=0.3, p_warmup=0.3, warmup=0, anneal=0, true_share=0.0, sigma=0.1)
     with pytest.raises(UserError, match="train with sampler=sequential"):
-        perturbation(None, Student())
+        perturbation(batch(), Student())
 
 
 # Noise that grows: the momentum sampler
