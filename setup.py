@@ -2,8 +2,10 @@
 
 from setuptools import find_namespace_packages, setup
 
+CONF = [f"vcd.{package}" for package in find_namespace_packages(include=["conf", "conf.*"])]
+
 setup(
-    packages=[*find_namespace_packages(include=["vcd", "vcd.*"]), "vcd.conf", "hydra_plugins.vcd_launchers"],
+    packages=[*find_namespace_packages(include=["vcd", "vcd.*"]), *CONF, "hydra_plugins.vcd_launchers"],
     package_dir={"vcd.conf": "conf"},
-    package_data={"vcd": ["py.typed", "*.jinja", "metrics/*.json"], "vcd.conf": ["**/*.yaml"]},
+    package_data={"vcd": ["py.typed", "*.jinja", "metrics/*.json"], **dict.fromkeys(CONF, ["*.yaml"])},
 )

@@ -31,8 +31,10 @@ def main(cfg: DictConfig) -> None:
     from vcd.files import check_writable
     from vcd.images import to_float, to_uint8
     from vcd.randomness import PerImage
+    from vcd.schema import signatures
 
     out = check_writable(Path(str(cfg.out)).expanduser(), "out")
+    signatures.check(cfg)
     degradation = instantiate(cfg.degradation)
     data = instantiate(cfg.dataset.source)
     images = data.load("val")

@@ -2,6 +2,8 @@
 
 import difflib
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from vcd import help
 from vcd.errors import UserError
@@ -77,18 +79,17 @@ def _keys(config_name: str) -> list[str]:
     """Every dotted key of the default config, and every group of the command."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import DictConfig
+    from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(config_name)
+        plain: Any = OmegaConf.to_container(compose(config_name), resolve=False)
 
-    def walk(node, prefix=""):
-        for key in node:
+    def walk(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+        for key, child in node.items():
             yield f"{prefix}{key}"
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            if isinstance(child, dict):
                 yield from walk(child, f"{prefix}{key}.")
 
     _, groups = help.read((CONF / f"{config_name}.yaml").read_text())
-    return sorted({*walk(cfg), *(group for group, _, _ in groups)})
+    return sorted({*walk(plain), *(group for group, _, _ in groups)})

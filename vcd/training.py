@@ -28,6 +28,7 @@ from vcd.loggers import CSVMetrics
 from vcd.models.base import REPORT, Diffusion
 from vcd.quiet import quiet
 from vcd.runs import RunFolder
+from vcd.schema import signatures
 from vcd.signals import Listener
 from vcd.tracking import Tracker
 
@@ -37,6 +38,7 @@ log = logging.getLogger("vcd")
 def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
     """Fit, from the last checkpoint where there is one; leave pictures and curves; mark the run as finished."""
     quiet()
+    signatures.check(cfg)
     seeds.everything(cfg.seed)
     model = checkpoints.build(cfg)
     data = datamodule(cfg, model)

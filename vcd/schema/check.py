@@ -25,11 +25,11 @@ def check(verb: str, cfg: DictConfig) -> None:
     except ValidationError as error:
         for one in error.errors(include_url=False):
             key = ".".join(map(str, one["loc"]))
-            wrong[key] = f"{key}={_written(one['input'])}: {one['msg'].replace('Input should', 'it must')}"
+            wrong[key] = f"{key}={written(one['input'])}: {one['msg'].replace('Input should', 'it must')}"
     said = tuple(f"{key}." for key in (*wrong, "hydra"))
     for key, value in _leaves(plain):  # of the keys that no schema names
-        if isinstance(value, float) and not math.isfinite(value) and not f"{key}.".startswith(said):
-            wrong[key] = f"{key}={value}: it must be a finite number"
+        if isinstance(value, float) and math.isnan(value) and not f"{key}.".startswith(said):
+            wrong[key] = f"{key}={value}: it must be a number"
     if wrong:
         raise UserError("; ".join(wrong.values()))
     _check_tables(cfg)
@@ -69,12 +69,12 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """A value as the command line has it."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_written(child)}" for key, child in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {written(child)}" for key, child in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(_written, value)) + "]"
+        return "[" + ",".join(map(written, value)) + "]"
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,64 @@
+"""The settings of a config's parts are held to the signatures of the classes and functions that they are passed to."""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, get_type_hints
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from vcd.errors import UserError
+from vcd.schema.check import written
+
+
+def check(cfg: DictConfig) -> None:
+    """UserError where a value is not of the type that its part takes: ranges are what the parts see to themselves.
+
+    This imports all parts. Interpolations are checked where their value is set.
+    """
+    wrong: list[str] = []
+    for key, node in _parts(OmegaConf.to_container(cfg, resolve=False)):
+        hints = _hints(node["_target_"])
+        for name, value in node.items():
+            if name in hints and not isinstance(value, dict) and "${" not in (text := json.dumps(value)):
+                try:
+                    hints[name].validate_json(text, strict=True)
+                except ValidationError as error:
+                    said = {one["type"]: one["msg"] for one in error.errors(include_url=False)}
+                    must = said.get("float_type") or next(iter(said.values()))  # of int | float that it is a number
+                    wrong.append(f"{key}.{name}={written(value)}: {must.replace('Input should', 'it must')}")
+    if wrong:
+        raise UserError("; ".join(wrong))
+
+
+def _parts(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node that says what it builds, with its dotted key."""
+    if isinstance(node, dict):
+        if isinstance(node.get("_target_"), str):
+            yield key, node
+        for name, child in node.items():
+            yield from _parts(child, f"{key}.{name}" if key else str(name))
+
+
+@cache
+def _hints(target: str) -> dict[str, TypeAdapter]:
+    """The parameters of a class or function whose types are known."""
+    try:
+        found: Any = get_object(target)
+    except Exception as error:  # whatever the user's own module raises
+        raise UserError(
+            f"{target} cannot be imported ({str(error).splitlines()[0]}): is its folder on PYTHONPATH?"
+        ) from error
+    try:
+        hints = get_type_hints(found.__init__ if isinstance(found, type) else found)
+    except (NameError, TypeError):  # names that are only there for type checkers
+        return {}
+    adapters = {}
+    for name, hint in hints.items():
+        try:
+            adapters[name] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        except (PydanticUserError, TypeError):  # a type that pydantic does not know
+            continue
+    return adapters
