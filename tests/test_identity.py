@@ -14,7 +14,9 @@ from vcd.runs import RunFolder, read_status
 
 OLD = {old["command"]: old for old in json.loads((Path(__file__).parent / "v0_1" / "configs.json").read_text())}
 RENAMED = {"prediction=residual": "prediction=eps"}  # today's names of choices
-MENDED = ("experiment=rissanen_afhq", "experiment=bansal_afhq")  # which train what was published, since 0.2
+MENDED = (  # which train what was published, since 0.2
+    "experiment=vcd_mnist", "experiment=vwd_cifar10", "experiment=rissanen_afhq", "experiment=bansal_afhq",
+)  # fmt: skip
 
 
 def today(command: str) -> list[str]:

@@ -36,6 +36,8 @@ NEUTRAL: dict[str, Any] = {
     "data": {"_target_": "DegradationDataModule"},
     "level_sampler": {"_target_": "Stratified"},
     "*.continuous": False,
+    "callbacks.ema.every": 1,
+    "callbacks.ema.start": 0,
     "*.sampler.power": 1,
     "model.network.classes": None,
     "model.network.context": 0,

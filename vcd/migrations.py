@@ -36,6 +36,9 @@ def migrate_config(config: Config) -> Config:
             node["_partial_"] = True
         if target == "vcd.networks.encoder.Encoder":
             node.setdefault("width", 0.5)
+        if target == "vcd.priors.Mixture" and "passes" not in node:  # the default of 0.1, which was too few
+            node["passes"] = 4
+            node["images"] = 20_000 if node.get("images") == 6000 else node["images"]
         if target == "vcd.perturbations.Rollout" and "most" in node:
             node["longest"] = node.pop("most")
     model = _part(config, "model")

@@ -79,7 +79,9 @@ def _exchange_degradation(model: "Diffusion", cfg: DictConfig, run: DictConfig) 
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"degradation: it cannot be built for this checkpoint ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"degradation: it cannot be built for this checkpoint ({str(error).splitlines()[0]})"
+        ) from error
     known = model.degradation
     kind = [type(module) for module in D.modules()]
     if kind != [type(module) for module in known.modules()] or D.T != known.T:
@@ -91,9 +93,7 @@ def _exchange_degradation(model: "Diffusion", cfg: DictConfig, run: DictConfig) 
     model.degradation = D
 
 
-def _degrade(
-    model: "Diffusion", x0: "Tensor", level: int, randomness: Any
-) -> "tuple[Tensor, Tensor, Tensor | None]":
+def _degrade(model: "Diffusion", x0: "Tensor", level: int, randomness: Any) -> "tuple[Tensor, Tensor, Tensor | None]":
     """The images at `level`, the images, and what was drawn."""
     import torch
 
@@ -112,7 +112,12 @@ def _chosen(ways: dict[str, Any], asked: Any, name: str) -> list[str]:
 
 
 def _table(
-    model: "Diffusion", estimates: "dict[str, Tensor]", x_t: "Tensor", x0: "Tensor | None", eps: "Tensor | None", level: int
+    model: "Diffusion",
+    estimates: "dict[str, Tensor]",
+    x_t: "Tensor",
+    x0: "Tensor | None",
+    eps: "Tensor | None",
+    level: int,
 ) -> list[list[str]]:
     """One row per image and estimate, the degraded image first; empty where a number cannot be known."""
     from vcd.metrics.fidelity import fidelity
