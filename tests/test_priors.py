@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from vcd import checkpoints
 from vcd.errors import UserError
 from vcd.priors import Encoded, Flow, Mixture
 from vcd.priors import flow as flows
@@ -69,7 +70,6 @@ def test_a_data_set_that_does_not_repeat_is_not_cut_short():
 
 @torch.no_grad()
 def test_the_model_tells_images_apart_by_their_pixels(compose):
-    from vcd import checkpoints
 
     cfg = compose(
         "dataset=digits", "T=3", "model=vwd", "network=tiny", "network.unet.dim=8", "network.encoder.latent=4"
@@ -314,3 +314,48 @@ def test_fitting_is_the_same_every_time_and_leaves_the_random_state_alone():
 def test_what_cannot_be_is_refused(make, word):
     with pytest.raises(UserError, match=word):
         make()
+
+
+# --- another prior for a trained checkpoint ----------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_given_another_prior_and_samples_with_it_alone(trained, command, tmp_path):
+    """Until it is fitted, a prior that needs a fit is refused; then every command takes the new checkpoint as it is."""
+    refused = command("sample", f"ckpt={trained.last}", "prior=flow", "n=2", cwd=tmp_path)
+    assert refused.returncode == 1 and refused.stderr.splitlines()[-1].startswith("error: ")
+    assert "holds no Flow" in refused.stderr and "vcd.refit" in refused.stderr
+    small = ["prior.steps=20", "prior.images=600", "prior.hidden=16", "prior.heun=4"]
+    out = tmp_path / "flow.ckpt"
+    done = command("refit", f"ckpt={trained.last}", "prior=flow", *small, f"out={out}", cwd=tmp_path)
+    assert done.returncode == 0 and str(out) in done.stdout, done.stderr
+    before, after = checkpoints.read(trained.last), checkpoints.read(out)
+    for weights in checkpoints.WEIGHTS:
+        own = {k: v for k, v in before[weights].items() if not k.startswith("prior.")}
+        assert all(torch.equal(after[weights][name], value) for name, value in own.items())
+        assert len(after[weights]["prior.weight3"]) > 0
+    model, cfg = checkpoints.load(out)
+    assert isinstance(model.prior, Flow) and cfg.prior._target_ == "vcd.priors.Flow" and model.prior.heun == 4
+    old, _ = checkpoints.load(trained.last)
+    randomness = [PerImage(0, range(3)) for _ in range(2)]
+    assert not torch.equal(model.sample(randomness[0]).x0, old.sample(randomness[1]).x0)
+
+
+def test_a_model_without_latents_has_no_prior_to_refit(compose, tmp_path, command):
+    from omegaconf import OmegaConf
+
+    cfg = compose("dataset=digits", "model=bansal", "T=3", "network=tiny", "network.unet.dim=8")
+    config = OmegaConf.to_container(cfg, resolve=False)
+    for key in ("hydra", "run_dir"):
+        config.pop(key, None)
+    state = checkpoints.build(cfg).state_dict()
+    from vcd import __version__
+
+    torch.save({checkpoints.CONFIG: config, checkpoints.VERSION: __version__, "state_dict": state}, tmp_path / "a.ckpt")
+    done = command("refit", "ckpt=a.ckpt", "prior=flow", cwd=tmp_path)
+    assert done.returncode == 1 and "a Bansal has no latents" in done.stderr
+
+
+def test_raw_weights_with_a_prior_of_the_averaged_ones_are_warned_of(trained, caplog):
+    with caplog.at_level(logging.WARNING):
+        checkpoints.load(trained.last, raw=True)
+    assert "fitted to the averaged weights" in caplog.text

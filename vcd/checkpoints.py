@@ -1,6 +1,7 @@
 """Checkpoints: written atomically, made of plain types, and enough on their own to sample from."""
 
 import hashlib
+import logging
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from vcd.migrations import migrate_config, migrate_state
 from vcd.models.base import Diffusion
 from vcd.spaces import Space
 
+log = logging.getLogger(__name__)
 CONFIG = "vcd_config"  # in a checkpoint: the resolved config of its run
 WEIGHTS = {"state_dict", "current_model_state"}  # averaged, or the only ones; and those in training
 VERSION = "vcd_version"  # and the version that wrote it; 0.1 wrote none
@@ -139,6 +141,12 @@ def _fill(
     state = checkpoint["current_model_state" if raw and "current_model_state" in checkpoint else "state_dict"]
     needed, replaced = model.state_dict(), tuple(f"{name}." for name in parts)
     state = {name: value for name, value in state.items() if name in needed or not name.startswith(replaced)}
+    if any(name.startswith("prior.") and name not in state for name in needed if name.startswith(replaced)):
+        raise UserError(f"ckpt={path} holds no {type(model.prior).__name__}: a prior that is fitted has to be fitted first; "
+                        "python -m vcd.refit ckpt=... prior=... writes a checkpoint that has it")  # fmt: skip
+    if raw and any(name.startswith("prior.") for name in needed) and "prior" not in (parts or {}):
+        log.warning("raw=true: the prior is the one that was fitted to the averaged weights (unless vcd.refit raw=true made "
+                    "this checkpoint)")  # fmt: skip
     try:
         model.load_state_dict(state)
     except Exception as error:
@@ -156,6 +164,18 @@ def store_buffers(path: str | Path, model: Diffusion) -> None:
     for weights in WEIGHTS & checkpoint.keys():
         checkpoint[weights].update(fitted)
     AtomicCheckpointIO().save_checkpoint(checkpoint, path)
+
+
+def store_prior(path: str | Path, out: str | Path, model: Diffusion, config: dict[str, Any]) -> None:
+    """Copy the checkpoint at `path` to `out` with this model's prior in the place of its own, and with this config."""
+    checkpoint = read(path)
+    fitted = {name: value.cpu() for name, value in model.state_dict().items() if name.startswith("prior.")}
+    for weights in WEIGHTS:
+        if weights in checkpoint:
+            own = {name: value for name, value in checkpoint[weights].items() if not name.startswith("prior.")}
+            checkpoint[weights] = own | fitted
+    checkpoint[CONFIG] = config
+    AtomicCheckpointIO().save_checkpoint(checkpoint, out)
 
 
 def device_of(name: str) -> str:

@@ -14,6 +14,7 @@ from vcd.priors.fitted import Directions, Fitted
 from vcd.randomness import PerImage
 
 RANKS = (8, 16, 32)  # dimensions of the mixture that are tried
+ROWS = 200  # latents for each component, at least
 
 
 @final
@@ -42,7 +43,7 @@ class Mixture(Fitted):
         best, score, gaussian = None, -math.inf, _gaussian(held_out)
         for rank in sorted({min(rank, directions.rank) for rank in RANKS}):
             rest, found = _gaussian(held_out[:, rank:]), -math.inf
-            count = min(self.components, len(fitted))
+            count = max(1, min(self.components, len(fitted) // ROWS))
             while count >= 1:
                 mixture = _mixture(fitted[:, :rank], count)
                 before, found = found, mixture.score(held_out[:, :rank].numpy()) + rest
