@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from bench_train import Subject
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, ScalarFormatter
+from matplotlib.ticker import NullLocator
 from measure import arguments, parse, save, show
 from torch import distributed
 from variants import SIZES, config, data, model
 
+from vcd import style
 from vcd.callbacks import timing
 from vcd.quiet import quiet
 
@@ -138,20 +139,25 @@ def on_paper(sizes: list[str], milliseconds: tuple[int, ...] = (10, 30, 100)) ->
     return rows
 
 
+@style.styled()
 def draw(tables: dict[str, list[dict[str, Any]]], picture: Path) -> None:
-    figure = Figure(figsize=(4 * len(tables), 3.4), dpi=100, layout="constrained")
-    for axis, (what, rows) in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
+    """A plot for each of what grows, a colour for each model."""
+    figure = Figure(figsize=(style.PAGE, 2.8))
+    axes = figure.subplots(1, len(tables), squeeze=False)[0]
+    names = list(dict.fromkeys(key for rows in tables.values() for key in rows[0] if key.endswith(" ms")))
+    for axis, (what, rows) in zip(axes, tables.items(), strict=True):
         x = [row[what] for row in rows]
-        for column in (key for key in rows[0] if key.endswith(" ms")):
-            axis.plot(x, [row[column] for row in rows], marker="o", label=column.removesuffix(" ms"))
-        axis.set(xscale="log", yscale="log", xlabel=what, ylabel="ms a step")
+        for name in (name for name in names if name in rows[0]):
+            colour, dashes = style.line(names.index(name))
+            y = [row[name] for row in rows]
+            axis.plot(x, y, color=colour, ls=dashes, marker="o", label=name.removesuffix(" ms"))
+        axis.set(xscale="log", xlabel=what)
         axis.set_xticks(x, [str(value) for value in x])
-        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.yaxis.set_major_formatter(ScalarFormatter())
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    figure.savefig(picture)
+        axis.xaxis.set_minor_locator(NullLocator())
+        style.logarithmic(axis)
+        style.title(axis, "ms per step")
+    style.legend(figure, axes)
+    style.save(figure, picture)
 
 
 def main() -> None:

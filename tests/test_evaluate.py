@@ -578,12 +578,6 @@ def test_the_summary_stays_in_the_project_of_the_run(summary):
     assert PROJECT.encode() in summary[1]
 
 
-def test_without_wandb_there_is_no_summary(tmp_path):
-    from vcd.loggers import summarise
-
-    assert summarise(tmp_path, {"fcd_60": 1.5}) is False and not list(tmp_path.iterdir())
-
-
 # --- compare ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,20 @@
 """wandb and TensorBoard, read back from the files that a run really writes without a network."""
 
+import contextlib
 import csv
+import fcntl
 import io
 import json
+import os
+import pty
+import select
+import shutil
+import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +23,8 @@ from conftest import SHORT, Run
 from PIL import Image
 from test_train import SABOTAGE, WARM, kill, only_run
 
-from vcd.tracking import short
+from vcd.cli import CONF
+from vcd.tracking import evaluated, short
 
 SMALL = [a for a in SHORT if not a.startswith("prior")] + ["prior=independent", *WARM, "logger=both"]
 
@@ -118,6 +129,106 @@ def test_tensorboard_holds_the_same_numbers_and_pixels(tracked):
         shown = Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB")
         assert np.array_equal(np.asarray(shown), np.asarray(drawn))
     assert {event.step for event in events.Images("samples")} == {9, 19}
+
+
+FOUND = {
+    "subject": {"ckpt": "last.ckpt", "n": 60},
+    "metrics": {
+        "fcd_60": {"value": 1.5, "floor": 0.5, "better": "lower", "unit": "", "protocol": {"n": 60, "split": "train"}},
+        "psnr_prior": {"value": None, "floor": None, "better": "higher", "unit": "dB", "protocol": {"levels": [1, 2]}},
+    },
+    "curves": {"spectrum": {"data": [1.0] * 1000}},
+}
+
+
+@pytest.mark.long
+def test_an_evaluation_lands_in_the_run_with_its_protocol_and_loses_nothing(tracked, tmp_path):
+    """Offline: one more start of the same run, which is whole again, as the last start of a run always is."""
+    trained = only_run(tracked.cwd)
+    folder = Path(shutil.copytree(trained, tmp_path / "moved" / trained.name, symlinks=True))
+    before = records(folder)
+    code = f"from pathlib import Path; from vcd.tracking import evaluated; evaluated(Path({str(folder)!r}), {FOUND!r})"
+    environment = {**os.environ, "WANDB_MODE": "offline"}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=CONF.parent, capture_output=True, text=True
+    )
+    assert said.returncode == 0 and "Run summary" not in said.stderr, said.stderr
+
+    *earlier, last = records(folder)
+    assert earlier == before
+    (run,), (then,) = ([r["run"] for r in start if r["type"] == "run"] for start in (last, before[-1]))
+    assert run["run_id"] == (folder / "wandb_id").read_text()
+    for key in ("project", "display_name", "run_group", "job_type", "tags"):
+        assert run[key] == then[key] or key == "run_group" and run[key] == "moved", key  # its group is where it lies
+    assert run["config"]["update"]["trainer"] == then["config"]["update"]["trainer"]
+
+    summary: dict = {}
+    for update in (r["summary"]["update"] for r in last if r["type"] == "summary"):
+        summary |= update
+    assert summary["fcd_60"] == 1.5 and summary["psnr_prior"] is None
+    assert summary["evaluation"] == {key: FOUND[key] for key in ("subject", "metrics")}
+    history = {item["_step"]: item for item in (r["history"]["item"] for r in last if r["type"] == "history")}
+    for step, row in metrics(folder).items():
+        assert {name: history[step][name] for name in row} == row
+    assert sum("samples.path" in item for item in history.values()) == 2
+    assert [r for r in last if r.get("artifact", {}).get("type") == "run_table"]
+    assert [r["exit"].get("exit_code", 0) for r in last if r["type"] == "exit"] == [0]
+
+
+def test_without_wandb_an_evaluation_leaves_nothing_behind(tmp_path):
+    assert evaluated(tmp_path, FOUND) is False and not list(tmp_path.iterdir())
+
+
+LEET = Path(__file__).parent.parent / "scripts" / "wandb_leet.sh"
+
+
+def test_the_script_for_the_terminal_says_what_it_needs(tmp_path):
+    for arguments, code, words in (([], 2, "usage:"), ([str(tmp_path)], 1, "logger=wandb"), (["nowhere"], 2, "usage:")):
+        said = subprocess.run(["bash", str(LEET), *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert said.returncode == code and words in said.stderr and said.stdout == ""
+
+
+def test_the_script_for_the_terminal_takes_the_last_start_of_every_run(tmp_path):
+    starts = {
+        "a": ["offline-run-20261201_100000-aa", "run-20261202_100000-aa"],
+        "b": ["offline-run-20261201_090000-bb"],
+    }
+    for run, names in starts.items():
+        for name in names:
+            (tmp_path / run / "wandb" / name).mkdir(parents=True)
+        (tmp_path / run / "wandb_id").write_text(name[-2:])
+    for folder, runs in ((tmp_path, "ab"), (tmp_path / "a", "a")):
+        said = subprocess.run(["bash", str(LEET), str(folder), "--list"], capture_output=True, text=True)
+        assert said.stdout.splitlines() == [str(tmp_path / run / "wandb" / starts[run][-1]) for run in runs]
+
+
+@pytest.mark.long
+def test_wandb_leet_shows_the_curves_of_a_folder_of_runs(tracked, tmp_path):
+    """In a terminal of its own, as a user sees it."""
+    links = tmp_path / "links"
+    links.mkdir()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        os.environ.update(HOME=str(tmp_path), TMPDIR=str(links), TERM="xterm-256color", PATH=path)
+        os.execvp("bash", ["bash", str(LEET), str(tracked.cwd / "runs")])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
+    shown, end, left = "", time.monotonic() + 60, 0
+    try:
+        while not left and time.monotonic() < end:
+            if "train/loss" in shown:
+                os.write(terminal, b"q")
+            if select.select([terminal], [], [], 0.5)[0]:
+                with contextlib.suppress(OSError):  # it has gone
+                    shown += os.read(terminal, 65536).decode(errors="replace")
+            left, _ = os.waitpid(pid, os.WNOHANG)
+    finally:
+        if not left:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        os.close(terminal)
+    assert "train/loss" in shown
+    assert left and not [path for path in links.iterdir() if path.is_dir()]
 
 
 @pytest.mark.long

@@ -200,10 +200,10 @@ def evaluated(folder: Path, found: Mapping[str, Any]) -> bool:
 
     Offline this is one more start of the run, with all that came before, as every start has it.
     """
-    import wandb as api
-
     if not (folder / "wandb_id").exists():
         return False
+    import wandb as api
+
     os.environ.setdefault("WANDB_SILENT", "true")
     stored = OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").exists() else OmegaConf.create()
     told = {key: OmegaConf.select(stored, f"logger.wandb.{key}", default=UNTOLD[key]) for key in UNTOLD}
