@@ -7,7 +7,7 @@ import pytest
 from conftest import ROLLOUT, SHORT
 from omegaconf import OmegaConf
 
-from vcd import identity
+from vcd import identity, migrations
 from vcd.errors import UserError
 from vcd.migrations import migrate_config
 from vcd.runs import RunFolder, read_status
@@ -64,7 +64,7 @@ def test_numbers_count_by_their_value(digests, compose):
 def test_moving_or_renaming_a_class_changes_no_identity(digests, monkeypatch):
     moved = "optimizer._target_"
     assert digests(f"{moved}=somewhere.else.Adam") == digests() != digests(f"{moved}=torch.optim.SGD")
-    monkeypatch.setitem(identity.RENAMED, "somewhere.else.Adamant", "torch.optim.Adam")
+    monkeypatch.setitem(migrations.RENAMED, "somewhere.else.Adamant", "torch.optim.Adam")
     assert digests(f"{moved}=somewhere.else.Adamant") == digests()
 
 

@@ -77,6 +77,11 @@ def average_of(trainer: "Trainer | None") -> "nn.Module | None":
     return None
 
 
+def logging_steps(trainer: "Trainer") -> int:
+    """Steps from one row of metrics to the next."""
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+
+
 def allow_clipping(optimizer: "Optimizer") -> None:
     """Let Lightning clip gradients before a fused step: bf16 has no gradient scaler that could be in the way."""
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from vcd.migrations import RENAMED, migrate_config
+from vcd.migrations import migrate_config, renamed
 
 # What training is made of. Other groups (network, schedule, ...) count where these refer to them.
 TRAINED = (
@@ -72,7 +72,7 @@ def _values(node: Any, key: str = "") -> Any:
             path = f"{key}.{name}" if key else name
             if name in ("_partial_", "_convert_", "_recursive_") or incidental(path):
                 continue
-            value = _values(RENAMED.get(child, child).rpartition(".")[2] if name == "_target_" else child, path)
+            value = _values(renamed(child).rpartition(".")[2] if name == "_target_" else child, path)
             neutral = any(fnmatchcase(path, pattern) and value == meant for pattern, meant in NEUTRAL.items())
             if not neutral and value != {}:
                 found[name] = value
@@ -89,7 +89,7 @@ def of(config: DictConfig | Mapping[str, Any]) -> str:
 
 def name(*, _root_: DictConfig) -> str:
     """`${identity:}`: dataset-model-degradation-digest-seed, the name of a run's folder."""
-    whole = _root_ if "hydra" in _root_ else HydraConfig.instance().cfg  # Hydra takes its node out before the task
+    whole: Any = _root_ if "hydra" in _root_ else HydraConfig.instance().cfg  # Hydra takes its node out before the task
     choices = OmegaConf.select(whole, "hydra.runtime.choices") if whole is not None else None
     names = [choices[group] for group in ("dataset", "model", "degradation")] if choices else []
     return "-".join([*names, of(_root_)])

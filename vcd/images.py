@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from vcd.spaces import BLACK, to_float, to_uint8
@@ -14,13 +15,11 @@ from vcd.spaces import BLACK, to_float, to_uint8
 __all__ = ["BLACK", "grid", "to_float", "to_uint8", "write_gif", "write_png"]
 
 
-def grid(images: UInt8[Tensor, "n c h w"], columns: int | None = None, scale: int | None = None):
+def grid(images: UInt8[Tensor, "n c h w"], columns: int | None = None, scale: int | None = None) -> Image.Image:
     """Tile images, row by row and on grey, into one PIL image; small ones are enlarged by a whole factor, exactly.
 
     `columns` defaults to the square root of n; `scale` to what brings an image to about 64 pixels.
     """
-    from PIL import Image
-
     n, c, h, w = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     scale = scale or max(1, 64 // max(h, w))

@@ -26,11 +26,16 @@ TRAINED_ON = {  # the perturbation says which model it is, since 0.2
 STATE: dict[str, str | None] = {"sqrt_alpha_bar": "signal", "sqrt_one_minus_alpha_bar": "noise", "alpha_bar": None}
 
 
+def renamed(target: str) -> str:
+    """What a class or function is called today."""
+    return RENAMED.get(target, target)
+
+
 def migrate_config(config: Config) -> Config:
     """The config of a run of any earlier version, plain and resolved, in today's form."""
     config = copy.deepcopy(config)
     for node in _nodes(config):
-        target: str = RENAMED.get(node["_target_"], node["_target_"])
+        target = renamed(node["_target_"])
         node["_target_"] = target
         if target.startswith(PARTIAL):
             node["_partial_"] = True

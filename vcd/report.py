@@ -19,6 +19,7 @@ from vcd.identity import incidental
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+    from PIL.Image import Image
 
     from vcd.curves import Panel
     from vcd.models.variational import Variational
@@ -219,13 +220,13 @@ def _uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _png(image) -> str:
+def _png(image: "Image") -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return _uri(buffer.getvalue(), "image/png")
 
 
-def _gif(frames: list) -> str:
+def _gif(frames: "list[Image]") -> str:
     buffer = io.BytesIO()
     durations = [max(80, 2400 // len(frames))] * (len(frames) - 1) + [2000]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)

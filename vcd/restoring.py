@@ -62,7 +62,7 @@ def ways(model: Diffusion, eps: Eps | None = None) -> dict[str, Sampler]:
 
     Where the draw is neither known nor readable, the algorithms, which degrade anew, are left out.
     """
-    D, found = model.degradation, {}
+    D, found = model.degradation, dict[str, Sampler]()
     t = torch.arange(1, D.T + 1)
     if bool(model.prediction.answers(t, torch.zeros_like(t)).all()):
         if eps is not None or D.readable:

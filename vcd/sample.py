@@ -2,13 +2,16 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from vcd.cli import entry
 from vcd.errors import UserError
 from vcd.files import check_writable
+
+if TYPE_CHECKING:
+    from vcd.models.base import Diffusion
 
 log = logging.getLogger("vcd")
 
@@ -35,7 +38,7 @@ def main(cfg: DictConfig) -> None:
         log.info("%-10s %s", name, path)
 
 
-def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
+def write(model: "Diffusion", cfg: DictConfig, out: Path) -> dict[str, Path]:
     """Sample in batches, never holding more than one batch of states, and write everything into `out`."""
     import shutil
 
@@ -74,6 +77,7 @@ def write(model, cfg: DictConfig, out: Path) -> dict[str, Path]:
             for i, image in zip(indices, pixels, strict=True):
                 Image.fromarray(image.squeeze()).save(out / "png" / f"{i:06d}.png")
             written["images"] = out / "png"
+    assert array is not None  # n is at least 1
     array.flush()
     written["grid"] = write_png(out / "samples.png", torch.from_numpy(array[:256]).permute(0, 3, 1, 2))
     if sequences:

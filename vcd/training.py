@@ -64,7 +64,8 @@ def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
 
 def datamodule(cfg: DictConfig, model: Diffusion) -> DegradationDataModule:
     """The node `data`, less the place of the data sets, with what the run and the model decide."""
-    node = {key: value for key, value in OmegaConf.to_container(cfg.data, resolve=True).items() if key != "root"}
+    node: dict = OmegaConf.to_container(cfg.data, resolve=True)  # type: ignore[assignment]  # it is a mapping
+    node.pop("root", None)
     return instantiate(node)(
         dataset=instantiate(cfg.dataset.source),
         degradation=model.degradation,

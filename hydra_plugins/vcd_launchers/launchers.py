@@ -19,7 +19,7 @@ def _needs_values(config: DictConfig) -> bool:
 def _compose_fast(context: HydraContext) -> None:
     from vcd.sweeps.compositions import Compositions
 
-    context.config_loader.load_sweep_config = Compositions(context.config_loader)
+    context.config_loader.load_sweep_config = Compositions(context.config_loader)  # type: ignore[method-assign]  # on this loader alone
 
 
 @final

@@ -137,10 +137,11 @@ def _together() -> bool:
 
 def _draws() -> dict[str, Any]:
     """The random states of this process, as plain types."""
-    numpy = np.random.get_state()
+    state: Any = np.random.get_state()  # a tuple, for it is not asked for a dict
+    kind, keys, *rest = state
     return {
         "python": random.getstate(),
-        "numpy": (numpy[0], torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -168,7 +169,7 @@ class StopOnNonFinite(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         ok = torch.isfinite(outputs["loss"])
         self.finite = ok if self.finite is None else self.finite & ok
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % compat.logging_steps(trainer) == 0:
             self._check(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as L
-import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
@@ -33,7 +32,7 @@ class EMA(WeightAveraging):
 
     def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _n_averaged: Any) -> None:
         decay = min(self.decay, (1 + self._n) / (10 + self._n)) if self._n > self.start else 0.0
-        torch._foreach_lerp_(averaged, current, 1.0 - decay)
+        compat.lerp_(list(averaged), list(current), 1.0 - decay)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         average = compat.average_of(trainer)

@@ -34,9 +34,10 @@ class Pictures(L.Callback):
     def __init__(self, *, folder: str | Path, n: int = 64, rows: int = 8, seed: int = 0):
         self.folder, self.n, self.rows, self.seed = Path(folder), n, rows, seed
 
-    def on_validation_end(self, trainer, pl_module: Diffusion) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
+        assert isinstance(pl_module, Diffusion)
         model = pl_module.averaged or pl_module
         samples, sequences = self.draw(model, self.folder / "pictures", f"{trainer.global_step:07d}")
         for logger in trainer.loggers:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as L
 
-from vcd import files
+from vcd import compat, files
 
 
 class Timing(L.Callback):
@@ -38,7 +38,7 @@ class Timing(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         step = trainer.global_step
-        due = step % trainer.log_every_n_steps == 0 or step == trainer.max_steps
+        due = step % compat.logging_steps(trainer) == 0 or step == trainer.max_steps
         if trainer.is_global_zero and due and step > self._last:  # a step may be several batches
             self._last = step
             with files.explained(self.path), open(self.path, "a", newline="") as file:

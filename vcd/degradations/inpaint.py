@@ -97,6 +97,7 @@ class Inpaint(Degradation):
             free = 1 - self.mask(t, None).double()
             share = free.square().sum((2, 3)).clamp(min=1e-12)
             return ((free * (y - (1 - free) * x)).sum((2, 3)) / share)[:, :, None, None].to(self.table.dtype)
+        assert not isinstance(self.fill, str)  # it is the centre that is random
         y, x = y - self.fill, x - self.fill
         m = self.table[
             t

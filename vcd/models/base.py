@@ -146,8 +146,7 @@ class Diffusion(L.LightningModule, ABC):
 
     def _logs(self) -> bool:
         """Whether Lightning logs after this step: every so often, and after the last one, where `should_stop` is set."""
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
-        return self.trainer.should_stop or self.global_step % every == 0
+        return self.trainer.should_stop or self.global_step % compat.logging_steps(self.trainer) == 0
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         if not self._logs():

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vcd import compat
 from vcd.errors import UserError
 from vcd.priors.fitted import Directions, Fitted
 from vcd.randomness import PerImage
@@ -97,7 +98,7 @@ class Flow(Fitted):
             loss(_paired(list(parameters)), x, torch.randn_like(x), torch.rand(len(x), 1, device=w.device)).backward()
             optimizer.step()
             schedule.step()
-            torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - min(DECAY, (1 + step) / (10 + step)))
+            compat.lerp_(averaged, [p.detach() for p in parameters], 1 - min(DECAY, (1 + step) / (10 + step)))
             if step % LOOK and step < self.steps:
                 continue
             now, since = loss(_paired(averaged), test, start, u).item(), since + 1

@@ -34,8 +34,8 @@ class Row:
     @property
     def seconds_left(self) -> float | None:
         """Of training, while it runs."""
-        step, steps, each = (self.status.get(key) for key in ("step", "steps", "seconds_per_step"))
-        return None if self.state != "running" or each is None else (steps - step) * each
+        each = self.status.get("seconds_per_step")
+        return None if self.state != "running" or each is None else (self.status["steps"] - self.status["step"]) * each
 
 
 def read(sweep: Path) -> list[Row]:

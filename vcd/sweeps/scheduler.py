@@ -18,7 +18,7 @@ def ended(jobs: list[str]) -> dict[str, str]:
     """How jobs that left the queue ended: id -> COMPLETED, CANCELLED, OUT_OF_MEMORY, ...; empty where nothing keeps account."""
     if not jobs or shutil.which("sacct") is None:
         return {}
-    found = {}
+    found: dict[str, str] = {}
     asked = [part for array in dict.fromkeys(job.partition("_")[0] for job in jobs) for part in ("-j", array)]
     for line in _ask("sacct", "--parsable2", "-o", "JobID,State,NodeList", *asked).splitlines()[1:]:
         listed, state, *_ = line.split("|")

@@ -20,7 +20,7 @@ def text(rows: list[Row]) -> str:
     """For the terminal: a line a run, and how many there are of each state."""
     cells = [("run", "state", "progress", "ETA", "loss", "host", "job", "folder", "error")]
     for name, row in zip(names(rows), rows, strict=True):
-        step, steps, loss = (row.status.get(key) for key in ("step", "steps", "loss"))
+        step, steps, loss = row.status.get("step", 0), row.status.get("steps"), row.status.get("loss")
         progress = f"{step}/{steps} {100 * step // max(1, steps)}%" if steps else ""
         left = "" if row.seconds_left is None else duration(row.seconds_left)
         cells.append((name, row.state, progress, left, "" if loss is None else f"{loss:.4g}", row.status.get("host") or "",
