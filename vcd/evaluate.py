@@ -209,17 +209,6 @@ def write(out: Path, subject: dict[str, Any], result: dict[str, Any]) -> None:
     write_text(out, json.dumps(_finite(facts | result), indent=2, allow_nan=False) + "\n")
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What `write` has written. UserError where it is damaged."""
-    try:
-        found = json.loads(path.read_text())
-        if isinstance(found["subject"], dict) and all("value" in number for number in found["metrics"].values()):
-            return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise UserError(f"{path} is damaged: python -m vcd.evaluate writes it again")
-
-
 def _finite(node: Any) -> Any:
     """The same with null for what is not finite: JSON knows neither NaN nor infinity."""
     if isinstance(node, dict):

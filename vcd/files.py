@@ -2,11 +2,13 @@
 
 import csv
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vcd.errors import UserError
 
@@ -97,3 +99,14 @@ def read_steps(path: str | Path) -> list[dict[str, str]]:
             f"{path} is damaged in line {rows.line_num} ({error}): delete that line, or the file"
         ) from error
     return found
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """A metrics.json, as vcd.evaluate writes it. UserError where it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found["subject"], dict) and all("value" in number for number in found["metrics"].values()):
+            return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{path} is damaged: python -m vcd.evaluate writes it again")

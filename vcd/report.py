@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vcd.cli import entry, listed
 from vcd.errors import UserError
-from vcd.files import check_writable
+from vcd.files import check_writable, read_metrics
 from vcd.identity import incidental
 
 if TYPE_CHECKING:
@@ -74,14 +74,14 @@ class Look:
 
 def look(folder: Path, *, n: int, pairs: int, seed: int, device: str) -> Look:
     """Everything to be seen of the run in `folder`. UserError when it is no run folder."""
-    from vcd import checkpoints, curves, evaluate, steering
+    from vcd import checkpoints, curves, steering
     from vcd.callbacks.pictures import FRAMES
     from vcd.images import grid, to_uint8
     from vcd.randomness import PerImage
 
     if not (folder / "last.ckpt").is_file():
         raise UserError(f"run={folder} holds no last.ckpt: give a run folder, such as one below runs/")
-    evaluation = evaluate.read(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+    evaluation = read_metrics(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
     model, cfg = checkpoints.load(folder / "last.ckpt", device)
     trajectory = model.sample(PerImage(seed, range(n), model.device), keep=FRAMES)
     states = to_uint8(trajectory.states).cpu()

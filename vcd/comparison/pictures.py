@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vcd import checkpoints, evaluate, figures
+from vcd import checkpoints, figures, files
 from vcd import curves as metric_curves
 from vcd.comparison.table import Run, Variant
 from vcd.errors import UserError
@@ -93,5 +93,5 @@ def _measured(run: Run, name: str) -> Iterator[tuple[str, list[int], list[float]
 
 def _history(run: Run) -> list[tuple[int, dict[str, Any]]]:
     """(step, metrics) of every evaluated checkpoint of the run, in order."""
-    found = [evaluate.read(path) for path in run.folder.glob("metrics*.json")]
+    found = [files.read_metrics(path) for path in run.folder.glob("metrics*.json")]
     return sorted(((f["subject"]["steps"], f["metrics"]) for f in found), key=lambda pair: pair[0])

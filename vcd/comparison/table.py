@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vcd import evaluate
+from vcd import files
 from vcd.callbacks import timing
 from vcd.errors import UserError
 
@@ -76,7 +76,7 @@ def read(folder: Path, leave_out: Sequence[str] = ()) -> Run:
         raise UserError(
             f"{folder} has no metrics.json: python -m vcd.evaluate ckpt={folder / 'last.ckpt'} first, or give evaluate=[...]"
         )
-    found = evaluate.read(folder / "metrics.json")
+    found = files.read_metrics(folder / "metrics.json")
     subject = found["subject"]
     if "model" not in subject:
         raise UserError(f"{folder}/metrics.json is of a folder of images, not of a run: there is no model to compare")
