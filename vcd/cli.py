@@ -54,7 +54,7 @@ def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:
 
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
             failures.clear()
-            _register_launchers()
+            register_launchers()
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except Exception as error:
@@ -70,7 +70,7 @@ def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:
     return decorate
 
 
-def _register_launchers() -> None:
+def register_launchers() -> None:
     """Tell Hydra of launcher=processes and launcher=slurm, which it finds only where it can list their folder.
 
     (In an editable installation it cannot.)
