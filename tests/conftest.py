@@ -4,8 +4,12 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
 
+import contextlib
+import importlib
+import io
 import subprocess
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import pytest
 import torch
 from hydra import initialize_config_dir
 
+from vcd import threads
 from vcd.cli import CONF
 
 torch.set_num_threads(1)
@@ -61,6 +66,50 @@ def command(tmp_path_factory):
         environment = {**given, "PYTHONPATH": path, "VCD_DATA": str(nothing), **environment}
         line = [sys.executable, *python, "-m", f"vcd.{verb}", *arguments]
         return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+
+    return run
+
+
+@dataclass
+class Said:
+    """How a command ended: its exit code, and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def sentence(self) -> str:
+        """Of a command that failed: its last line, after `error: `; there is no traceback above it."""
+        assert self.code == 1 and "Traceback" not in self.stderr and "is a bug" not in self.stderr, self
+        assert self.stderr.splitlines()[-1].startswith("error: "), self
+        return self.stderr.splitlines()[-1].removeprefix("error: ")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """here("train", "key=value", ...): the same in this very process, in a folder of its own: without its seconds of start."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VCD_DATA", str(tmp_path / "no-data"))
+    for name in (*threads.VARIABLES, "HYDRA_FULL_ERROR"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # what the command sets is undone
+    monkeypatch.delenv("VCD_TRACEBACK", raising=False)
+
+    def run(verb: str, *arguments: str) -> Said:
+        main = importlib.import_module(f"vcd.{verb}").main
+        monkeypatch.setattr(sys, "argv", [f"vcd.{verb}", *arguments])
+        printed, failed = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(failed):
+            try:
+                main()
+                code = 0
+            except SystemExit as end:
+                code = end.code or 0
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+        torch.set_num_threads(1)
+        return Said(code, printed.getvalue(), failed.getvalue())
 
     return run
 

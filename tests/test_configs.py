@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from vcd import checkpoints
+from vcd import checkpoints, schema
 from vcd.batch import Degraded
 from vcd.cli import CONF
 from vcd.data.base import ImageData
@@ -20,6 +20,7 @@ from vcd.degradations.gaussian import GaussianDegradation
 from vcd.errors import UserError
 from vcd.identity import register_resolvers
 from vcd.models.base import Diffusion
+from vcd.schema import signatures
 
 YAMLS = sorted(CONF.rglob("*.yaml"))
 ENTRIES = [path.stem for path in YAMLS if path.parent == CONF]
@@ -85,7 +86,11 @@ def test_every_option_composes_and_builds_what_it_names(group, option, tmp_path,
     HydraConfig.instance().set_config(cfg)
     try:
         if entry == "train":  # the parts of vcd.sample, for instance, are completed by the checkpoint's config
-            OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+            own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+            OmegaConf.to_container(own)
+            if not option.startswith("compare_"):
+                schema.check(entry, cfg)
+                signatures.check(own)
             build(cfg, group, option)
     finally:
         HydraConfig.instance().cfg = None

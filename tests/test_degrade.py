@@ -108,3 +108,41 @@ def test_severity_of_noise_and_of_block_means_is_known():
     blocks = measure(Pixelate(T=3, size=8, published=False), x0)
     torch.testing.assert_close(blocks.kept**2, n**2 / 64, rtol=0, atol=0.005)
     torch.testing.assert_close(blocks.distance, 1 - n**2 / 64, rtol=0, atol=0.02)
+
+
+# --- folders of one's own ---------------------------------------------------------------------------------------------
+
+
+def photos(folder: Path, n: int) -> Path:
+    folder.mkdir()
+    for i in range(n):
+        pixels = torch.randint(0, 256, (40, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("n", [4, 20])
+def test_a_handful_of_photos_is_enough(here, tmp_path, n):
+    """Of 20, one is kept for validation: severity is then measured on the others."""
+    folder = photos(tmp_path / "photos", n)
+    said = here("degrade", "dataset=folder", f"dataset.path={folder}", "dataset.size=8", "T=3", "out=levels.png")
+    assert said.code == 0, said
+    rows = [line.split() for line in said.stdout.splitlines() if line.split()[0].isdigit()]
+    assert [row[0] for row in rows] == ["0", "1", "2", "3"] and rows[0][1:] == ["0.0000", "1"]
+    assert (tmp_path / "levels.png").stat().st_size > 10_000
+
+
+def test_too_few_photos_are_one_sentence(here, tmp_path):
+    folder = photos(tmp_path / "photos", 2)  # one to train, one to validate
+    said = here("degrade", "dataset=folder", f"dataset.path={folder}", "dataset.size=8", "out=levels.png")
+    assert said.sentence == "dataset=folder has too few images: severity is measured on at least two different ones"
+    assert not (tmp_path / "levels.png").exists()
+
+
+def test_kernels_are_shown_at_their_own_levels(here, tmp_path):
+    """Which are those of model=bansal, not those of the data set."""
+    said = here("degrade", "degradation=gaussian_blur", "dataset=digits", "out=levels.png").stdout
+    assert said.splitlines()[12].split()[0] == "20"
+    severity = [float(line.split()[1]) for line in said.splitlines()[1:13]]
+    steps = [b - a for a, b in zip(severity, severity[1:], strict=False)]
+    assert min(steps) > 0 and max(steps) < 0.8 * severity[-1]

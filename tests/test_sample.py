@@ -129,7 +129,7 @@ def test_an_interrupted_command_can_be_given_again(ckpt, command, tmp_path):
 @pytest.mark.parametrize("argument", ["n=0", "batch_size=0", "seed=-1", "rows=-1"])
 def test_numbers_that_make_no_sense_are_named(command, ckpt, tmp_path, argument):
     sentence = one_sentence(command("sample", f"ckpt={ckpt}", argument, cwd=tmp_path))
-    assert sentence.startswith(f"{argument} must be at least")
+    assert sentence.startswith(f"{argument}: it must be a whole number of at least")
 
 
 # --- image i is (checkpoint, seed, i) ---------------------------------------------------------------------------------

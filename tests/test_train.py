@@ -13,7 +13,7 @@ import torch
 from conftest import SHORT, Run
 from omegaconf import OmegaConf
 
-from vcd.cli import CONF, explain
+from vcd.cli import explain
 
 SABOTAGE = '''
 """What can happen to a run, as callbacks."""
@@ -319,39 +319,6 @@ def test_the_run_folder_of_another_configuration_is_refused(trained, command, tm
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
-
-
-def test_help_lists_the_groups_without_importing_torch(command, tmp_path):
-    process = command("train", "--help", cwd=tmp_path, python=("-X", "importtime"))
-    assert process.returncode == 0
-    modules = {
-        line.rpartition("|")[2].strip() for line in process.stderr.splitlines() if line.startswith("import time:")
-    }
-    assert {"hydra", "vcd.cli"} <= modules
-    assert not {"torch", "pytorch_lightning", "numpy", "matplotlib", "wandb"} & modules
-    groups = [path for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "experiment")]
-    for group in groups:
-        (line,) = [line for line in process.stdout.splitlines() if line.startswith(f"{group.name}: ")]
-        assert set(line.partition(": ")[2].split(", ")) == {path.stem for path in group.glob("*.yaml")}
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        (["trainer.max_stepps=3"], ["there is no key 'trainer.max_stepps'", "did you mean trainer.max_steps"]),
-        (["degradation=blurr"], ["'blurr' is no degradation", "did you mean blur", "pixelate"]),
-        (["degradatoin=blur"], ["'degradatoin'", "did you mean degradation"]),
-        pytest.param(
-            ["T=0"], ["T=0: the number of levels must be a whole number of at least 1"], marks=pytest.mark.long
-        ),  # what torch is needed for takes its time
-    ],
-    ids=" ".join,
-)
-def test_a_mistake_is_one_sentence_that_names_the_mend(command, tmp_path, arguments, parts):
-    sentence = one_sentence(command("train", *SHORT, *arguments, cwd=tmp_path))
-    assert all(part in sentence for part in parts), sentence
-    assert not list(tmp_path.glob("runs/*"))
 
 
 @pytest.mark.parametrize(

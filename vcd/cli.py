@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from omegaconf import ListConfig
+from omegaconf import ListConfig, OmegaConf
 
 from vcd import help, threads
 from vcd.errors import UserError
@@ -47,12 +47,14 @@ def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:
                 failures.append((" ".join(_overrides()) or config_name, sentence))
 
         def main() -> None:
+            if help.asked(sys.argv[1:]):
+                print(help.page(config_name, sys.argv[1:]))
+                return
             import hydra
 
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
             failures.clear()
-            _register_launchers()
-            help.register_resolver(CONF)
+            register_launchers()
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except Exception as error:
@@ -68,7 +70,7 @@ def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:
     return decorate
 
 
-def _register_launchers() -> None:
+def register_launchers() -> None:
     """Tell Hydra of launcher=processes and launcher=slurm, which it finds only where it can list their folder.
 
     (In an editable installation it cannot.)
@@ -86,7 +88,7 @@ def _refuse_parts() -> None:
     from hydra.core.hydra_config import HydraConfig
 
     for group, option in HydraConfig.get().runtime.choices.items():
-        if any(name.startswith(help.HIDDEN) for name in str(option).split("/")):
+        if help.part(str(option)):
             raise UserError(f"{group}={option} is only a part of others; choose from: {', '.join(help.options(group))}")
 
 
@@ -113,7 +115,7 @@ def _here() -> bool:
 def _overrides() -> list[str]:
     from hydra.core.hydra_config import HydraConfig
 
-    return list(HydraConfig.get().overrides.task)
+    return OmegaConf.to_container(HydraConfig.get().overrides.task)  # type: ignore[return-value]
 
 
 def listed(value: Any) -> list:

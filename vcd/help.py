@@ -1,39 +1,44 @@
 """What --help says of a command: its keys and groups, in the words of its yaml's own comments."""
 
+import argparse
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
-from omegaconf import OmegaConf
 
 Line = tuple[str, str, str]  # key, value, comment
 _HERE = Path(__file__).resolve().parent
 CONF = next((p for p in (_HERE.parent / "conf", _HERE / "conf") if p.is_dir()), _HERE.parent / "conf")
+END = "Keys of groups are set as key.sub=value; --cfg job shows them all, --multirun sweeps over values between commas."
 HIDDEN = "_"  # begins the names of options, and of folders of them, that are only parts of others
 
 
-def register_resolver(conf: Path) -> None:
-    """Make `${help:VERB}` known."""
-    OmegaConf.register_new_resolver("help", lambda verb: page(conf, verb).replace("$", "$$"), replace=True)
+def asked(arguments: list[str]) -> bool:
+    """Whether a command line asks for it."""
+    return bool({"--help", "-h"} & set(arguments))
 
 
-def page(conf: Path, verb: str) -> str:
-    """The help of `python -m vcd.<verb>`."""
-    text = (conf / f"{verb}.yaml").read_text()
-    keys, groups = read(text)
+def page(verb: str, arguments: list[str]) -> str:
+    """The help of `python -m vcd.<verb>`. (Hydra's own lists the groups of all commands, and takes its time.)"""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    own = parser.parse_known_args(arguments)[0].config_dir
+    text = (CONF / f"{verb}.yaml").read_text()
+    keys, groups = read(verb)
     parts = [text.splitlines()[0].removeprefix("# "), "", "Keys (key=value):", *map(_column, keys)]
     if groups:
         parts += ["", "Groups (group=option):"]
     for group in groups:
-        if listed := options(group[0]):
+        if listed := options(group[0], own):
             parts.append(_column(group))
             parts += textwrap.wrap(", ".join(listed), 112, initial_indent="      ", subsequent_indent="      ")
-    return "\n".join(parts)
+    return "\n".join([*parts, "", END])
 
 
-def read(text: str) -> tuple[list[Line], list[Line]]:
+def read(verb: str) -> tuple[list[Line], list[Line]]:
     """The keys and the groups of a command, from its yaml."""
+    text = (CONF / f"{verb}.yaml").read_text()
     keys: list[Line] = []
     groups: list[Line] = []
     for key, value in yaml.compose(text, yaml.SafeLoader).value:
@@ -42,16 +47,23 @@ def read(text: str) -> tuple[list[Line], list[Line]]:
                 groups += [line for line in _lines(text, item) if " " not in line[0]]  # not "override hydra/..."
         elif key.value != "hydra":
             keys += _lines(text, yaml.MappingNode("", [(key, value)]))
-    return keys, groups
+    return [key for key in keys if key[0] not in {group for group, _, _ in groups}], groups
 
 
-def options(group: str) -> list[str]:
-    """What can be chosen of a group, that of --config-dir included; in folders within it too."""
-    from hydra.core.global_hydra import GlobalHydra
+def options(group: str, own: Path | None = None) -> list[str]:
+    """What can be chosen of a group, also in folders within it, and in those of one's own."""
+    found = {
+        path.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in (CONF, own)
+        if folder is not None
+        for path in (folder / group).rglob("*.yaml")
+    }
+    return sorted((name for name in found if not part(name)), key=lambda name: ("/" in name, name))
 
-    loader = GlobalHydra.instance().config_loader()
-    inside = [f"{folder}/{name}" for folder in loader.list_groups(group) for name in options(f"{group}/{folder}")]
-    return [name for name in (*sorted(loader.get_group_options(group)), *inside) if not name.startswith(HIDDEN)]
+
+def part(option: str) -> bool:
+    """Whether an option is only a part of others."""
+    return any(name.startswith(HIDDEN) for name in option.split("/"))
 
 
 def _lines(text: str, node: yaml.MappingNode, prefix: str = "") -> Iterator[Line]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from vcd import help
 from vcd.errors import UserError
-from vcd.help import CONF
 
 OPTIONS = {"prediction=residual": "eps", "degradation=heat": "blur_ihd", "injection=start": "input"}  # old: new
 KEYS = {"perturbation.delta": "sampler.delta", "perturbation.most": "perturbation.longest", "dataset.kernel": "kernel",
@@ -30,7 +29,7 @@ def explain(error: BaseException | None, config_name: str) -> str | None:
         if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options:
             return _no_option(link.missing_cfg_file, list(link.options))
         if isinstance(link, InterpolationKeyError):
-            return f"{link.full_key} refers to a key that is not there: {str(link).splitlines()[0]}"
+            return f"{link.full_key or 'a value'} refers to a key that is not there: {str(link).splitlines()[0]}"
     text = "\n".join(str(link) for link in chain)
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         return _no_key(match[1] or match[2], config_name)
@@ -50,7 +49,7 @@ def _no_option(path: str, options: list[str]) -> str:
     group, _, option = path.partition("/")
     if new := OPTIONS.get(f"{group}={option}"):
         return f"{group}={option} is now called {new}: {group}={new}"
-    offered = [name for name in options if not name.startswith(help.HIDDEN)]
+    offered = [name for name in options if not help.part(name)]
     near = difflib.get_close_matches(option, offered, n=3, cutoff=0.5)
     return f"'{option}' is not a choice of {group}{_meant(near)}; choose from: {', '.join(offered)}"
 
@@ -82,7 +81,7 @@ def _keys(config_name: str) -> list[str]:
     from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(help.CONF), version_base="1.3"):
         plain: Any = OmegaConf.to_container(compose(config_name), resolve=False)
 
     def walk(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -91,5 +90,5 @@ def _keys(config_name: str) -> list[str]:
             if isinstance(child, dict):
                 yield from walk(child, f"{prefix}{key}.")
 
-    _, groups = help.read((CONF / f"{config_name}.yaml").read_text())
+    _, groups = help.read(config_name)
     return sorted({*walk(plain), *(group for group, _, _ in groups)})

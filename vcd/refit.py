@@ -27,8 +27,8 @@ def main(cfg: DictConfig) -> None:
 
     from vcd import checkpoints
     from vcd.data.datamodule import DegradationDataModule
-    from vcd.data.draws import seeded
     from vcd.quiet import quiet
+    from vcd.seeds import seeded
 
     quiet()
     if cfg.ckpt is None:
@@ -54,7 +54,7 @@ def main(cfg: DictConfig) -> None:
         model.fit_prior(endless())
     name = type(model.prior).__name__.lower()
     out = Path(str(cfg.out)) if cfg.out else path.with_name(f"{path.stem}-{name}.ckpt")
-    checkpoints.store_prior(path, out, model, OmegaConf.to_container(run, resolve=True))
+    checkpoints.store_prior(path, out, model, OmegaConf.to_container(run, resolve=True))  # type: ignore[arg-type]
     log.info("%-10s %s", "checkpoint", out)
 
 

@@ -3,6 +3,6 @@
 Keys that are not named here may hold anything: parts come and go, and each checks what it is made of.
 """
 
-from vcd.schema.check import check
+from vcd.schema.config import check
 
 __all__ = ["check"]

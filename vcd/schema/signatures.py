@@ -1,16 +1,17 @@
 """The settings of a config's parts are held to the signatures of the classes and functions that they are passed to."""
 
+import inspect
 import json
+import pkgutil
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from vcd.errors import UserError
-from vcd.schema.check import written
+from vcd.schema.config import written
 
 
 def check(cfg: DictConfig) -> None:
@@ -46,19 +47,21 @@ def _parts(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 def _hints(target: str) -> dict[str, TypeAdapter]:
     """The parameters of a class or function whose types are known."""
     try:
-        found: Any = get_object(target)
+        found: Any = pkgutil.resolve_name(target)
     except Exception as error:  # whatever the user's own module raises
         raise UserError(
             f"{target} cannot be imported ({str(error).splitlines()[0]}): is its folder on PYTHONPATH?"
         ) from error
     try:
-        hints = get_type_hints(found.__init__ if isinstance(found, type) else found)
-    except (NameError, TypeError):  # names that are only there for type checkers
+        parameters = inspect.signature(found, eval_str=True).parameters.values()
+    except (NameError, TypeError, ValueError):  # names that are only there for type checkers
         return {}
     adapters = {}
-    for name, hint in hints.items():
+    for parameter in parameters:
         try:
-            adapters[name] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+            adapters[parameter.name] = TypeAdapter(
+                parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True)
+            )
         except (PydanticUserError, TypeError):  # a type that pydantic does not know
             continue
     return adapters
