@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import logging
-import math
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -191,15 +190,13 @@ def fit_priors(
 
 
 def endless(data: DegradationDataModule, *, of: str, bar: bool) -> Iterator[Float[Tensor, "b c h w"]]:
-    """Training images, again and again, in batches of some hundreds even where there are only a few; a bar counts them."""
-    times = math.ceil(256 / len(data.train_images))
+    """Training images, again and again, in batches; a bar counts them."""
     log.info("fitting the prior of %s: training images are encoded, then a distribution is fitted to their latents", of)
     with tqdm(desc="encoded for the prior", unit=" images", file=sys.stdout, disable=not bar) as counted:
         for _ in itertools.count():
             for batch in data.train_batches():
-                whole = torch.cat([batch] * times)
-                counted.update(len(whole))
-                yield whole
+                counted.update(len(batch))
+                yield batch
 
 
 def conclude(
