@@ -79,7 +79,9 @@ def _exchange_degradation(model: "Diffusion", cfg: DictConfig, run: DictConfig) 
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"degradation: it cannot be built for this checkpoint ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"degradation: it cannot be built for this checkpoint ({str(error).splitlines()[0]})"
+        ) from error
     known = model.degradation
     kind = [type(module) for module in D.modules()]
     if kind != [type(module) for module in known.modules()] or D.T != known.T:
@@ -91,9 +93,7 @@ def _exchange_degradation(model: "Diffusion", cfg: DictConfig, run: DictConfig) 
     model.degradation = D
 
 
-def _degrade(
-    model: "Diffusion", x0: "Tensor", level: int, randomness: Any
-) -> "tuple[Tensor, Tensor, Tensor | None]":
+def _degrade(model: "Diffusion", x0: "Tensor", level: int, randomness: Any) -> "tuple[Tensor, Tensor, Tensor | None]":
     """The images at `level`, the images, and what was drawn."""
     import torch
 
@@ -112,7 +112,12 @@ def _chosen(ways: dict[str, Any], asked: Any, name: str) -> list[str]:
 
 
 def _table(
-    model: "Diffusion", estimates: "dict[str, Tensor]", x_t: "Tensor", x0: "Tensor | None", eps: "Tensor | None", level: int
+    model: "Diffusion",
+    estimates: "dict[str, Tensor]",
+    x_t: "Tensor",
+    x0: "Tensor | None",
+    eps: "Tensor | None",
+    level: int,
 ) -> list[list[str]]:
     """One row per image and estimate, the degraded image first; empty where a number cannot be known."""
     from vcd.metrics.fidelity import fidelity
@@ -167,6 +172,7 @@ def _sheet(
     import torch
 
     from vcd.figures import sheet
+    from vcd.images import to_float
 
     columns = {"degraded": x_t, **estimates}
     for way in ways:
@@ -179,7 +185,8 @@ def _sheet(
         columns["true"] = x0
     images = torch.stack([x[:SHOWN] for x in columns.values()], 1)  # (images, columns, c, h, w)
     titles = [name.replace("_", " ").replace("algorithm", "alg.") for name in columns]
-    sheet(path, [("", model.space.decode(images.flatten(0, 1)).view(images.shape).cpu())], titles)
+    seen = to_float(model.space.decode(images.flatten(0, 1))).unflatten(0, images.shape[:2])
+    sheet(path, [("", seen)], titles)
 
 
 if __name__ == "__main__":
