@@ -172,6 +172,7 @@ def _sheet(
     import torch
 
     from vcd.figures import sheet
+    from vcd.images import to_float
 
     columns = {"degraded": x_t, **estimates}
     for way in ways:
@@ -184,7 +185,8 @@ def _sheet(
         columns["true"] = x0
     images = torch.stack([x[:SHOWN] for x in columns.values()], 1)  # (images, columns, c, h, w)
     titles = [name.replace("_", " ").replace("algorithm", "alg.") for name in columns]
-    sheet(path, [("", model.space.decode(images.flatten(0, 1)).view(images.shape).cpu())], titles)
+    seen = to_float(model.space.decode(images.flatten(0, 1))).unflatten(0, images.shape[:2])
+    sheet(path, [("", seen)], titles)
 
 
 if __name__ == "__main__":
