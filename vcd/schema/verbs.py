@@ -122,7 +122,27 @@ class Report(Verb, total=False):
     pairs: values.Few
 
 
+class Restore(Degraded, total=False):
+    ckpt: values.Place | None
+    images: values.Places | None
+    degraded: values.Flag
+    level: values.Levels | None
+    ways: values.Names | None
+    samples: values.Count
+    trust: values.Names
+    raw: values.Flag
+    out: values.Place | None
+
+
+class Refit(Verb, total=False):
+    ckpt: values.Place | None
+    dataset: parts.Dataset | None
+    prior: parts.Prior
+    raw: values.Flag
+    out: values.Place | None
+
+
 VERBS = {
     "train": Train, "degrade": Degrade, "sample": Sample, "control": Control, "evaluate": Evaluate, "compare": Compare,
-    "report": Report,
+    "report": Report, "restore": Restore, "refit": Refit,
 }  # fmt: skip
