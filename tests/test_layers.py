@@ -19,6 +19,7 @@ LAYERS = [
         "files",
         "help",
         "migrations",
+        "stored",
         "quiet",
         "signals",
         "compat",

@@ -25,6 +25,7 @@ from vcd.images import grid, to_float, to_uint8
 from vcd.priors import Independent, Mixture, Shared
 from vcd.randomness import PerImage
 from vcd.sample import write
+from vcd.schema import check
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,40 @@ def test_an_interrupted_command_can_be_given_again(ckpt, command, tmp_path):
 @pytest.mark.parametrize("argument", ["n=0", "batch_size=0", "seed=-1", "rows=-1"])
 def test_numbers_that_make_no_sense_are_named(command, ckpt, tmp_path, argument):
     sentence = one_sentence(command("sample", f"ckpt={ckpt}", argument, cwd=tmp_path))
-    assert sentence.startswith(f"{argument}: it must be a whole number of at least")
+    assert sentence.startswith(f"{argument}: it must be")
+
+
+@pytest.mark.long
+def test_a_full_disk_is_one_sentence(ckpt, tmp_path):
+    """Of four megabytes; running out of them in the memory map would be a SIGBUS."""
+    inside = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", "small"]
+    (tmp_path / "small").mkdir()
+    if subprocess.run(["unshare", "-rm", *inside], cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("needs to mount a file system")
+    asked = f"-m vcd.sample ckpt={ckpt} n=100000 batch_size=64 png=false rows=0 device=cpu out=small/drawn"
+    script = f"{' '.join(inside)} && {sys.executable} {asked}; code=$?; ls small/drawn; exit $code"
+    environment = {**os.environ, "PYTHONPATH": str(CONF.parent)}
+    process = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    sentence = one_sentence(process)
+    assert "samples.npy (No space left on device): free some space" in sentence
+    assert process.stdout.split() == ["sample.json"]
+
+
+def test_samples_that_are_not_finite_are_refused(compose, ckpt, tmp_path):
+    model, _ = checkpoints.load(ckpt)
+    model.sampler.delta = 1e38
+    with pytest.raises(UserError, match=r"image \d+ is not finite, and \d+ of 4 in its batch"):
+        write(model, settings(compose, ckpt, "batch_size=4"), tmp_path)
+    assert not json.loads((tmp_path / "sample.json").read_text())["finished"]
+    assert not (tmp_path / "samples.png").exists()
+
+
+@pytest.mark.parametrize("delta", ["nan", "inf", "-0.1"])
+def test_no_noise_that_makes_no_sense(compose, ckpt, delta):
+    with pytest.raises(UserError, match=f"^delta={delta}: it must be a finite number of at least 0"):
+        check("sample", settings(compose, ckpt, f"delta={delta}"))
 
 
 # --- image i is (checkpoint, seed, i) ---------------------------------------------------------------------------------
@@ -178,7 +212,7 @@ def test_drawing_anew_leaves_nothing_of_the_old(compose, ckpt, model, tmp_path):
 def test_the_picture_of_sequences_ends_in_the_samples(model, tmp_path):
     states = model.sample(PerImage(3, range(5))).states[:, :2]
     expected = grid(to_uint8(torch.stack([states[t, i] for i in range(2) for t in (3, 2, 1, 0)])), columns=4)
-    with Image.open(write_sequences(tmp_path / "sequences.png", states)) as drawn:
+    with Image.open(write_sequences(tmp_path / "sequences.png", states, model.space)) as drawn:
         assert np.array_equal(np.asarray(drawn), np.asarray(expected))
 
 

@@ -22,6 +22,7 @@ def main(cfg: DictConfig) -> None:
     from vcd.quiet import quiet
 
     quiet()
+    trust = listed(cfg.trust)
     out = check_writable(Path(str(cfg.out)), "out", folder=True)
     folders, called = _folders(cfg), dict[Path, str]()
     if cfg.train:
@@ -37,7 +38,8 @@ def main(cfg: DictConfig) -> None:
     if not folders:
         raise UserError("say what to compare: runs=[A,B], below=DIR or experiment=compare_mnist_cpu")
     if cfg.evaluate is not None:
-        making.evaluate(folders, [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"], cfg.processes)
+        overrides = [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"]
+        making.evaluate(folders, overrides + ([f"trust=[{','.join(trust)}]"] if trust else []), cfg.processes)
     compared = table.group([table.read(folder, listed(cfg.leave_out)) for folder in folders], called)
     found = table.table(compared)
     out.mkdir(parents=True, exist_ok=True)
@@ -48,12 +50,11 @@ def main(cfg: DictConfig) -> None:
         written["latex"] = out / "table.tex"
         write_text(written["latex"], table.latex(found))
     device = checkpoints.device_of(cfg.device)
-    written["samples"] = pictures.picture(compared, out / "samples.png", n=cfg.n, seed=cfg.seed, device=device)
+    how: dict[str, Any] = {"seed": cfg.seed, "device": device, "trust": trust}
+    written["samples"] = pictures.picture(compared, out / "samples.png", n=cfg.n, **how)
     curves = pictures.curves(compared)
     written["curves"] = pictures.draw(curves, out / "curves.png")
-    looks = [
-        report.look(v.runs[0].folder, n=36, pairs=6, seed=cfg.seed, device=device, called=v.name) for v in compared
-    ]
+    looks = [report.look(v.runs[0].folder, n=36, pairs=6, called=v.name, **how) for v in compared]
     written["page"] = out / "comparison.html"
     write_text(written["page"], report.render(looks, found.cells(), list(pictures.panels(curves))))
     log.info("%s", table.markdown(found))

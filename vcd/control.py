@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     check_writable(out, "out", folder=True)
     models = dict[str, Diffusion]()
     for path in paths:
-        model, _ = checkpoints.load(path, checkpoints.device_of(cfg.device), cfg.raw)
+        model, _ = checkpoints.load(path, checkpoints.device_of(cfg.device), cfg.raw, trust=listed(cfg.trust))
         name = type(model).__name__
         models[name if name not in models else f"{name} {len(models) + 1}"] = model
     out.mkdir(parents=True, exist_ok=True)

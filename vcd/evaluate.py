@@ -47,7 +47,8 @@ def main(cfg: DictConfig) -> None:
     out = Path(str(cfg.out)) if cfg.out else place(Path(cfg.ckpt) if cfg.ckpt else None)
     if not cfg.prefetch:
         check_writable(out, "out")
-    model, run = (None, None) if cfg.ckpt is None else checkpoints.load(cfg.ckpt, device, cfg.raw, _parts(cfg))
+    loaded = (cfg.ckpt, device, cfg.raw, _parts(cfg), listed(cfg.trust))
+    model, run = (None, None) if cfg.ckpt is None else checkpoints.load(*loaded)
     data = Once(reference(cfg, run))
     asking = [f.name for f in families if f.needs_a_model]
     if not cfg.prefetch and model is None and (cfg.images is None or asking):
@@ -127,13 +128,16 @@ def reference(cfg: DictConfig, run: DictConfig | None) -> "ImageData":
     """The data set to compare with: the one named, or the run's own. UserError when the images do not fit."""
     from hydra.utils import instantiate
 
+    from vcd import stored
+    from vcd.data.base import ImageData
+
     own = cfg if cfg.get("dataset") is not None else run
     if own is None:
         raise UserError("say what to compare with: dataset=mnist, for instance")
     node = own.dataset
-    source = OmegaConf.create(OmegaConf.to_container(node.source, resolve=True))
+    source: Any = OmegaConf.to_container(node.source, resolve=True)
     if "root" in source:
-        source.root = cfg.data.root
+        source["root"] = cfg.data.root
     if run is not None:
         for key in ("size", "channels"):
             if node[key] != run.dataset[key]:
@@ -141,7 +145,10 @@ def reference(cfg: DictConfig, run: DictConfig | None) -> "ImageData":
                                 f"{node[key]}: take dataset={run.dataset.name}")  # fmt: skip
         if node.name != run.dataset.name:
             log.warning("the checkpoint was trained on %s and is compared with %s", run.dataset.name, node.name)
-    return instantiate(source)
+    if own is cfg:
+        return instantiate(source)
+    reader = stored.Reader(f"ckpt={cfg.ckpt}", listed(cfg.trust))
+    return reader.make(source, ImageData, "dataset.source")
 
 
 def _subject(
@@ -158,7 +165,7 @@ def _subject(
         return images, {"images": str(Path(cfg.images).resolve()), "n": len(images)}
     parts: Any = OmegaConf.to_container(OmegaConf.create(_parts(cfg)))
     drawn = samples.generate(model, cfg.ckpt, n=cfg.n, seed=cfg.seed, batch_size=cfg.batch_size, processes=cfg.processes,
-                             raw=cfg.raw, parts=parts)  # fmt: skip
+                             raw=cfg.raw, parts=parts, trust=listed(cfg.trust))  # fmt: skip
     images, finite = drawn["images"], drawn["finite"]
     if not finite.all():
         log.warning("%d of %d samples are not finite: they are left out", (~finite).sum(), len(finite))

@@ -47,7 +47,7 @@ def main(cfg: DictConfig) -> None:
     runs = []
     for folder in folders:
         log.info("drawing %s", folder)
-        runs.append(look(folder, n=cfg.n, pairs=cfg.pairs, seed=cfg.seed, device=device))
+        runs.append(look(folder, n=cfg.n, pairs=cfg.pairs, seed=cfg.seed, device=device, trust=listed(cfg.trust)))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, render(runs))
     log.info("%-10s %s", "report", out.resolve())
@@ -80,7 +80,9 @@ class Look:
     called: str = ""  # how the page calls it; empty: by its model, or where several have the same, by its folder
 
 
-def look(folder: Path, *, n: int, pairs: int, seed: int, device: str, called: str = "") -> Look:
+def look(
+    folder: Path, *, n: int, pairs: int, seed: int, device: str, called: str = "", trust: Sequence[str] = ()
+) -> Look:
     """Everything to be seen of the run in `folder`. UserError when it is no run folder."""
     from vcd import checkpoints, curves, steering, style
     from vcd.callbacks.pictures import FRAMES
@@ -91,7 +93,7 @@ def look(folder: Path, *, n: int, pairs: int, seed: int, device: str, called: st
     if not (folder / "last.ckpt").is_file():
         raise UserError(f"run={folder} holds no last.ckpt: give a run folder, such as one below runs/")
     evaluation = results.read(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
-    model, cfg = checkpoints.load(folder / "last.ckpt", device)
+    model, cfg = checkpoints.load(folder / "last.ckpt", device, trust=trust)
     trajectory = model.sample(PerImage(seed, range(n), model.device), keep=FRAMES)
     states = to_uint8(trajectory.states).cpu()
     rows = states[style.some(len(states), STATES)[::-1], :8].transpose(0, 1)  # x_T first

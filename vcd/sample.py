@@ -1,16 +1,19 @@
 """python -m vcd.sample ckpt=...: images from a checkpoint alone, without data set or run folder."""
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from vcd.cli import entry
+from vcd.cli import entry, listed
 from vcd.errors import UserError
-from vcd.files import check_writable
+from vcd.files import check_writable, explained
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from vcd.models.base import Diffusion
 
 log = logging.getLogger("vcd")
@@ -26,7 +29,8 @@ def main(cfg: DictConfig) -> None:
     if cfg.ckpt is None:
         raise UserError("say which checkpoint to sample from: ckpt=runs/.../last.ckpt")
     parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
-    model, trained = checkpoints.load(str(cfg.ckpt), checkpoints.device_of(cfg.device), cfg.raw, parts)
+    device, trust = checkpoints.device_of(cfg.device), listed(cfg.trust)
+    model, _ = checkpoints.load(str(cfg.ckpt), device, cfg.raw, parts, trust)
     if cfg.delta is not None:
         model.sampler.delta = cfg.delta
     chosen = "".join(f"-{type(getattr(model, part)).__name__.lower()}" for part in parts)
@@ -34,15 +38,20 @@ def main(cfg: DictConfig) -> None:
     check_writable(out, "out", folder=True)
     if out.exists() and any(out.iterdir()) and not (out / "sample.json").exists():
         raise UserError(f"out={out} holds files that are not samples; choose another folder")
-    for name, path in write(model, cfg, out).items():
+    out.mkdir(parents=True, exist_ok=True)
+    with explained(out / "samples.npy"):
+        written = write(model, cfg, out)
+    for name, path in written.items():
         log.info("%-10s %s", name, path)
 
 
 def write(model: "Diffusion", cfg: DictConfig, out: Path) -> dict[str, Path]:
-    """Sample in batches, never holding more than one batch of states, and write everything into `out`."""
+    """Sample in batches, never holding more than one batch of states, and write everything into `out`.
+
+    UserError where an image is not finite.
+    """
     import shutil
 
-    import numpy as np
     import torch
     from PIL import Image
     from tqdm import tqdm
@@ -64,10 +73,13 @@ def write(model: "Diffusion", cfg: DictConfig, out: Path) -> dict[str, Path]:
         indices = range(first, min(first + cfg.batch_size, cfg.n))
         keep = FRAMES if first < cfg.rows else 2  # states to keep: never thousands
         trajectory = model.sample(PerImage(cfg.seed, indices, model.device), keep=keep)
+        if not (finite := trajectory.x0.isfinite().flatten(1).all(1)).all():
+            raise UserError(f"ckpt={cfg.ckpt}: image {indices[int((~finite).nonzero()[0])]} is not finite, and "
+                            f"{int((~finite).sum())} of {len(indices)} in its batch: try a smaller delta, or another sampler or prior")  # fmt: skip
         images = model.space.decode(trajectory.x0).cpu()
         pixels = images.permute(0, 2, 3, 1).numpy()
         if array is None:
-            array = np.lib.format.open_memmap(out / "samples.npy", "w+", np.uint8, (cfg.n, *pixels.shape[1:]))
+            array = _allocated(out / "samples.npy", (cfg.n, *pixels.shape[1:]))
             written["array"] = out / "samples.npy"
         if first < cfg.rows:
             sequences.append(trajectory.states[:, : cfg.rows - first].cpu())
@@ -77,13 +89,28 @@ def write(model: "Diffusion", cfg: DictConfig, out: Path) -> dict[str, Path]:
             for i, image in zip(indices, pixels, strict=True):
                 Image.fromarray(image.squeeze()).save(out / "png" / f"{i:06d}.png")
             written["images"] = out / "png"
-    assert array is not None  # n is at least 1
+    assert array is not None
     array.flush()
     written["grid"] = write_png(out / "samples.png", torch.from_numpy(array[:256]).permute(0, 3, 1, 2))
     if sequences:
         written["sequences"] = write_sequences(out / "sequences.png", torch.cat(sequences, dim=1), model.space)
     _say(out, facts, finished=True)
     return written
+
+
+def _allocated(path: Path, shape: tuple[int, ...]) -> "np.memmap":
+    """The mapped file, with its room on the disk: to run out of it while writing into a map ends the process."""
+    import numpy as np
+
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):  # not on every system
+        with open(path, "rb+") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError:
+                path.unlink()
+                raise
+    return array
 
 
 def _say(out: Path, facts: dict[str, Any], *, finished: bool) -> None:

@@ -55,6 +55,16 @@ class Reader:
     def __init__(self, where: str, trust: Collection[str] = ()):
         self.where, self.trust = where, tuple(trust)
 
+    def make(self, node: Any, hint: Any, place: str) -> Any:
+        """The value of a place. UserError where it may not stand there, or cannot be made."""
+        make = self.plan(node, hint, place)
+        try:
+            return make()
+        except UserError:
+            raise
+        except Exception as error:
+            self._refuse(f"{place} does not fit this version of vcd ({type(error).__name__}: {error})".splitlines()[0])
+
     def plan(self, node: Any, hint: Any, place: str) -> Make:
         """A function that makes the value of a place. UserError where it may not stand there; nothing is made yet."""
         if isinstance(node, list | tuple):
@@ -95,7 +105,7 @@ class Reader:
         found = self._found(name, place)
         if trusted and not isinstance(found, type):
             return found
-        is_ours = trusted or _name_of(found).startswith("vcd.")  # a package may hand on what its modules define
+        is_ours = trusted or str(getattr(found, "__module__", "")).startswith("vcd.")  # vcd.runs.os.system is not
         if not is_ours or not any(_fits(found, option, is_partial, trusted) for option in options):
             self._refuse(f"{place} is {name}, but only {' or '.join(map(_words, options))} may stand there")
         return found
@@ -104,7 +114,9 @@ class Reader:
         """What a hint admits besides values: classes of parts, and functions that make them; Any, where it does not say."""
         if typing.get_origin(hint) in (typing.Union, types.UnionType):
             return [option for child in typing.get_args(hint) for option in self._options(child)]
-        is_part = isinstance(hint, type) and (self._trusted(_name_of(hint)) or hint.__module__.startswith("vcd."))
+        is_part = isinstance(hint, type) and (
+            self._trusted(f"{hint.__module__}.{hint.__qualname__}") or hint.__module__.startswith("vcd.")
+        )
         return [hint] if hint in (Any, nn.Module) or is_part or typing.get_origin(hint) is Callable else []
 
     def _trusted(self, name: str) -> bool:
@@ -168,11 +180,6 @@ def _parameters(target: Callable) -> Mapping[str, Any]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return found
-
-
-def _name_of(found: Any) -> str:
-    """Where a class or function is defined: `vcd.runs.os.system` is not of vcd."""
-    return f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
 
 
 def _words(option: Any) -> str:

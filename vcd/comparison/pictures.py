@@ -1,6 +1,6 @@
 """Runs side by side, drawn: samples under the same seeds, and every metric over training."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def picture(variants: list[Variant], path: Path, *, n: int, seed: int, device: str) -> Path:
+def picture(
+    variants: list[Variant], path: Path, *, n: int, seed: int, device: str, trust: Collection[str] = ()
+) -> Path:
     """Samples of every variant under the same seeds, a row each."""
     rows = []
     for variant in variants:
-        model, _ = checkpoints.load(variant.runs[0].folder / "last.ckpt", device)
+        model, _ = checkpoints.load(variant.runs[0].folder / "last.ckpt", device, trust=trust)
         rows.append(model.sample(PerImage(seed, range(n), model.device), keep=2).x0.cpu())
     if len({row.shape for row in rows}) > 1:
         raise UserError("these runs make images of different sizes: their samples do not fit into one picture")

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,21 @@ def draw(
 def _share(job: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """What one of several processes draws."""
     torch.set_num_threads(job["threads"])
-    model, _ = checkpoints.load(job["ckpt"], job["device"], job["raw"], job["parts"])
+    model, _ = checkpoints.load(job["ckpt"], job["device"], job["raw"], job["parts"], job["trust"])
     return draw(model, job["seed"], job["indices"], job["batch_size"], show=job["rank"] == 0)
 
 
 def generate(
-    model: Diffusion, ckpt: str, *, n: int, seed: int, batch_size: int, processes: int, raw: bool, parts: dict[str, Any]
+    model: Diffusion,
+    ckpt: str,
+    *,
+    n: int,
+    seed: int,
+    batch_size: int,
+    processes: int,
+    raw: bool,
+    parts: dict[str, Any],
+    trust: Collection[str] = (),
 ) -> Tensors:
     """`images` (n, c, h, w), whether they are `finite` (n,), and the `seconds` that drawing took; kept beside the
     checkpoint under its hash, sampler, prior, noise, seed, n and the generator of random numbers."""
@@ -55,7 +65,7 @@ def generate(
         else:
             count, each = torch.cuda.device_count(), math.ceil(n / processes)
             jobs: list[dict[str, Any]] = [
-                dict(ckpt=ckpt, raw=raw, parts=parts, seed=seed, batch_size=batch_size, rank=rank,
+                dict(ckpt=ckpt, raw=raw, parts=parts, trust=trust, seed=seed, batch_size=batch_size, rank=rank,
                      indices=range(rank * each, min(n, (rank + 1) * each)),
                      threads=max(1, torch.get_num_threads() // processes),
                      device=f"cuda:{rank % count}" if model.device.type == "cuda" else str(model.device))

@@ -66,6 +66,7 @@ class Sample(Verb, total=False):
     rows: values.CountOrZero
     prior: parts.Prior
     sampler: parts.Sampler
+    trust: values.Names
 
 
 class Control(Verb, total=False):
@@ -80,6 +81,7 @@ class Control(Verb, total=False):
     weights: values.Count
     raw: values.Flag
     out: values.Place | None
+    trust: values.Names
 
 
 class Evaluate(Verb, total=False):
@@ -99,6 +101,7 @@ class Evaluate(Verb, total=False):
     dataset: parts.Dataset
     prior: parts.Prior
     sampler: parts.Sampler
+    trust: values.Names
 
 
 class Compare(Verb, total=False):
@@ -113,6 +116,7 @@ class Compare(Verb, total=False):
     out: values.Place
     latex: values.Flag
     n: values.Count
+    trust: values.Names
 
 
 class Report(Verb, total=False):
@@ -120,6 +124,7 @@ class Report(Verb, total=False):
     out: values.Place | None
     n: values.Count
     pairs: values.Few
+    trust: values.Names
 
 
 class Restore(Degraded, total=False):
