@@ -40,7 +40,7 @@ class Steered(Variational):
     def bound(self, x0, randomness):
         return Bound({"steered_bits": Quantity(1.5, "neither", "bits per image")}, {"levels": [1, 2, 3]})
 '''
-TRUST: list[str] = []  # TODO: ["trust=[mine]"] once checkpoints ask for it
+TRUST = ["trust=[mine]"]  # what a checkpoint names outside vcd runs only where it is trusted
 YAML = {
     "huber": """# @package _global_
 # Huber's loss.
