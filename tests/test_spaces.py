@@ -1,5 +1,6 @@
 """Spaces: pixels change nothing, and one defined in a folder of one's own trains, samples and decodes."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import torch
 from conftest import SHORT, TINY
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 
 from vcd import checkpoints
-from vcd.batch import Degraded
+from vcd.batch import Condition, Degraded
 from vcd.cli import CONF
+from vcd.errors import UserError
 from vcd.randomness import PerImage
+from vcd.request import Request, columns, shown
 from vcd.spaces import BLACK, Pixels, to_float, to_uint8
 
 pytestmark = pytest.mark.usefixtures("seed")
@@ -26,9 +30,6 @@ import torch.nn.functional as F
 from vcd.spaces import Space, to_float, to_uint8
 
 class Negative(Space):
-    def __init__(self, *, zero):
-        super().__init__()
-        self.zero = zero
     def encode(self, images):
         return -to_float(images)
     def decode(self, x):
@@ -37,9 +38,8 @@ class Negative(Space):
         return x0.clamp(-1, 1)
 
 class Haar(Space):
-    def __init__(self, *, zero):
-        super().__init__()
-        self.zero = zero
+    def __init__(self, **settings):
+        super().__init__(**settings)
         h = torch.tensor([[1.0, 1], [1, -1]]) / 2**0.5
         self.register_buffer("H", torch.kron(h, h))
     def encode(self, images):
@@ -50,7 +50,8 @@ class Haar(Space):
     def clip(self, x0):
         return x0.clamp(-2, 2)
 '''
-HAAR = ["network.unet.channels=4", "network.unet.size=4", "start.channels=4", "start.size=4", "degradation.size=4"]
+KEYS = {"negative": {"zero": 1.0, "size": "${dataset.size}", "channels": "${dataset.channels}"},
+        "haar": {"zero": 0.0, "size": 4, "channels": 4}}  # fmt: skip
 
 
 @pytest.fixture
@@ -58,9 +59,9 @@ def mine(tmp_path, monkeypatch) -> Path:
     """A folder with two spaces and their yamls, as the command line finds them."""
     (tmp_path / "spaces_of_mine.py").write_text(MINE)
     (tmp_path / "space").mkdir()
-    for name, zero in (("negative", 1.0), ("haar", 0.0)):
-        text = f"# Mine.\n_target_: spaces_of_mine.{name.title()}\nzero: {zero}\n"
-        (tmp_path / "space" / f"{name}.yaml").write_text(text)
+    for name, keys in KEYS.items():
+        lines = ["# Mine.", f"_target_: spaces_of_mine.{name.title()}", *(f"{k}: {v}" for k, v in keys.items())]
+        (tmp_path / "space" / f"{name}.yaml").write_text("\n".join(lines) + "\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     sys.modules.pop("spaces_of_mine", None)
@@ -90,6 +91,7 @@ def test_pixels_are_the_way_of_version_0_1():
 def test_naming_pixels_is_the_same_as_naming_nothing(compose):
     """Bit for bit, in training and in sampling."""
     with_space = compose(*TINY, "model=vwd", "space=pixels")
+    OmegaConf.resolve(with_space)
     without = OmegaConf.masked_copy(with_space, [key for key in with_space if key != "space"])
     without.degradation.parts.black.zero, without.start.zero = BLACK, BLACK  # what version 0.1 had in its code
     found = []
@@ -113,9 +115,9 @@ def test_black_is_what_the_space_says_it_is(compose):
     assert torch.equal(model.start.sample(PerImage(0, range(4))), end)
 
 
-@pytest.mark.parametrize(("name", "overrides"), [("negative", []), ("haar", HAAR)])
-def test_a_space_of_ones_own_is_degraded_restored_and_decoded(mine, name, overrides):
-    model, images = build(mine, f"space={name}", "model=vwd", "degradation=black", *overrides), pixels()
+@pytest.mark.parametrize("name", KEYS)
+def test_a_space_of_ones_own_is_degraded_restored_and_decoded(mine, name):
+    model, images = build(mine, f"space={name}", "model=vwd", "degradation=black"), pixels()
     x0 = model.space.encode(images)
     assert torch.equal(model.space.decode(x0), images)
     assert x0.shape == (4, *model.start.shape)
@@ -125,15 +127,78 @@ def test_a_space_of_ones_own_is_degraded_restored_and_decoded(mine, name, overri
     assert decoded.shape == images.shape and decoded.dtype == torch.uint8
 
 
+@pytest.mark.parametrize("degradation", ["black", "blur", "noise", "pixelate", "black_blur", "inpaint"])
+def test_parts_have_the_size_and_channels_of_the_space(mine, degradation):
+    model, images = build(mine, "space=haar", "model=vwd", f"degradation={degradation}"), pixels()
+    assert model.start.shape == model.space.shape == (4, 4, 4) and model.image_shape == (1, 8, 8)
+    x0, t = model.space.encode(images), torch.full((4,), 2)
+    x_t = model.degradation(x0, t, model.degradation.draw(x0))
+    assert x_t.shape == x0.shape == model.restore(x_t, t, t - 1, Condition(z=torch.zeros(4, 4))).shape
+
+
+def test_a_start_of_another_shape_than_the_space_is_refused(mine):
+    with pytest.raises(UserError, match=r"space.size make x of shape \(4, 4, 4\), start.channels .* \(4, 8, 8\)"):
+        build(mine, "space=haar", "model=vwd", "degradation=black", "start=black", "start.size=8")
+
+
+def test_images_given_to_a_model_are_encoded_by_its_space(mine):
+    """Of the images' size, not of that of x; and what is drawn are images."""
+    model = build(mine, "space=haar", "model=vwd", "degradation=black").eval()
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(image).save(mine / "image.png")
+    asked = Request(
+        n=1, seed=0, images=str(mine / "image.png"), sources=None, levels=None, posterior=0.0, temperatures=[1.0],
+        variations=1, weights=2,
+    )  # fmt: skip
+    given = asked.given(model)
+    assert given.shape == (1, 4, 4, 4)
+    assert np.array_equal(shown(model, given)[0, 0].numpy(), image)
+    assert columns(model, [asked.paths(model, "images", 1)] * 2).shape == (1, 2, 1, 8, 8)
+
+
+def test_the_levels_of_a_degradation_are_drawn_as_images(mine, command):
+    """Negatives that fade to 1 fade to black, and the picture of the levels says so."""
+    drawn = []
+    for name in ("pixels", "negative"):
+        given = [f"space={name}", "degradation=black", "dataset=digits", "T=2", f"out={mine / name}.png"]
+        process = command("degrade", "--config-dir", str(mine), *given, cwd=mine)
+        assert process.returncode == 0, process.stderr
+        drawn.append(np.asarray(Image.open(mine / f"{name}.png")))
+    assert np.array_equal(*drawn)
+
+
+TASKS = ("bands", "encode", "exchange", "interpolate", "reconstruct", "resample", "temperature")
+
+
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "overrides"), [("negative", []), ("haar", HAAR)])
-def test_a_space_of_ones_own_trains_and_samples_by_command(command, mine, name, overrides):
-    given = ["--config-dir", str(mine), *SHORT, f"space={name}", "model=vwd", "degradation=black", *overrides]
-    process = command("train", *given, cwd=mine)
-    assert process.returncode == 0, process.stderr
-    ckpt = process.stdout.splitlines()[-1].split(maxsplit=1)[1]
-    process = command("sample", f"ckpt={ckpt}", "n=6", f"out={mine / 'out'}", cwd=mine)
-    assert process.returncode == 0, process.stderr
-    model, _ = checkpoints.load(ckpt)
+@pytest.mark.parametrize("name", KEYS)
+def test_a_space_of_ones_own_goes_through_every_command(command, mine, name):
+    def do(verb: str, *given: str) -> str:
+        process = command(verb, *given, cwd=mine)
+        assert process.returncode == 0, f"{verb} {given}: {process.stderr}"
+        return process.stdout
+
+    training = ["--config-dir", str(mine), *SHORT, f"space={name}", "model=vwd", "degradation=black"]
+    ckpt = do("train", *training).splitlines()[-1].split(maxsplit=1)[1]
+    trust = "trust=[spaces_of_mine]"
+    do("sample", f"ckpt={ckpt}", trust, "n=6", f"out={mine / 'out'}")
+    model, _ = checkpoints.load(ckpt, trust=["spaces_of_mine"])
     expected = model.space.decode(model.sample(PerImage(0, range(6))).x0).permute(0, 2, 3, 1)
     assert np.array_equal(np.load(mine / "out" / "samples.npy"), expected.numpy())
+
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(mine / "image.png")
+    for task in TASKS:
+        do("control", f"ckpt={ckpt}", trust, f"task={task}", "n=2", f"out={mine / 'control'}")
+    do("control", f"ckpt={ckpt}", trust, "task=reconstruct", f"images={mine / 'image.png'}", f"out={mine / 'own'}")
+    assert (mine / "own" / "reconstruct.png").stat().st_size > 0
+    do("restore", f"ckpt={ckpt}", trust, f"images={mine / 'image.png'}", f"out={mine / 'restored'}")
+    true = np.asarray(Image.open(mine / "restored" / "png" / "true-000.png"))
+    assert np.array_equal(true, np.asarray(Image.open(mine / "image.png")))
+
+    metrics = "metrics=[distribution,spectrum,restoration,bound]"
+    few = ["n=16", "batch_size=16", "restored=8", "levels=2"]
+    do("evaluate", f"ckpt={ckpt}", trust, metrics, *few, f"data.root={mine / 'data'}")
+    found = json.loads(Path(ckpt).with_name("metrics.json").read_text())["metrics"]
+    assert {"psnr_posterior", "rate_bits", "log_spectral_distance_16"} <= found.keys()
+    do("report", f"run={Path(ckpt).parent}", trust, "n=4", "pairs=2")
+    assert "data:image/png" in (Path(ckpt).parent / "report.html").read_text()

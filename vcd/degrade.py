@@ -29,27 +29,28 @@ def main(cfg: DictConfig) -> None:
     from vcd.degradations.severity import measure
     from vcd.errors import UserError
     from vcd.files import check_writable
-    from vcd.images import to_float, to_uint8
     from vcd.randomness import PerImage
     from vcd.schema import signatures
 
     out = check_writable(Path(str(cfg.out)).expanduser(), "out")
     signatures.check(cfg)
-    degradation = instantiate(cfg.degradation)
+    degradation, space = instantiate(cfg.degradation), instantiate(cfg.space)
     data = instantiate(cfg.dataset.source)
     images = data.load("val")
     if len(images) < ROWS:
         images = data.load("train")
     some = torch.linspace(0, len(images) - 1, min(MEASURED, len(images))).long()  # from all over: files lie by class
-    severity = measure(degradation, to_float(images.batch(some)), PerImage(cfg.seed, range(len(some))))
+    severity = measure(degradation, space.encode(images.batch(some)), PerImage(cfg.seed, range(len(some))))
     if not severity.kept[0].isfinite():
         raise UserError(f"dataset={data.name} has too few images: severity is measured on at least two different ones")
 
     T = degradation.T
     shown = torch.linspace(0, T, min(T + 1, COLUMNS)).round().long()
-    x0 = to_float(images.balanced(ROWS))
+    x0 = space.encode(images.balanced(ROWS))
     eps = degradation.draw(x0, PerImage(cfg.seed, range(len(x0))))
-    levels = torch.stack([to_uint8(degradation(x0, t.expand(len(x0)), eps)) for t in shown], 1)  # (rows, columns, ...)
+    levels = torch.stack(
+        [space.decode(degradation(x0, t.expand(len(x0)), eps)) for t in shown], 1
+    )  # (rows, columns, ...)
 
     try:
         draw(levels, shown.tolist(), severity, out)

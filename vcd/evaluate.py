@@ -158,10 +158,9 @@ def _subject(
     from vcd import checkpoints
     from vcd.data import own
     from vcd.metrics import samples
-    from vcd.spaces import to_uint8
 
     if cfg.images is not None or model is None or run is None:
-        images = to_uint8(own.read(cfg.images, size=data.size, channels=data.channels, key="images"))
+        images = own.read(cfg.images, size=data.size, channels=data.channels, key="images")
         return images, {"images": str(Path(cfg.images).resolve()), "n": len(images)}
     parts: Any = OmegaConf.to_container(OmegaConf.create(_parts(cfg)))
     drawn = samples.generate(model, cfg.ckpt, n=cfg.n, seed=cfg.seed, batch_size=cfg.batch_size, processes=cfg.processes,

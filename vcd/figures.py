@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from vcd import style
-from vcd.images import grid, to_uint8
+from vcd.images import grid
 from vcd.spectra import Bands
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Block(NamedTuple):
     are not those of the sheet."""
 
     name: str
-    images: Tensor
+    images: UInt8[Tensor, "rows columns c h w"]
     titles: Sequence[str] | None = None
     rows: Sequence[str] | None = None
 
@@ -33,7 +33,7 @@ def sheet(path: Path, blocks: Sequence[tuple], titles: Sequence[str] = (), rows:
     from matplotlib.figure import Figure
 
     parts = [Block(*block) for block in blocks]
-    sheets = [grid(_flat(part.images), columns=part.images.shape[1]) for part in parts]
+    sheets = [grid(part.images.flatten(0, 1), columns=part.images.shape[1]) for part in parts]
     over = [titles if part.titles is None else part.titles for part in parts]
     beside = [rows if part.rows is None else part.rows for part in parts]
     columns = max(part.images.shape[1] for part in parts)
@@ -56,10 +56,6 @@ def sheet(path: Path, blocks: Sequence[tuple], titles: Sequence[str] = (), rows:
         style.bare(axis)
     style.save(figure, path, bbox_inches="tight")
     return path
-
-
-def _flat(images: Float[Tensor, "rows columns c h w"]) -> UInt8[Tensor, "n c h w"]:
-    return to_uint8(images).cpu().flatten(0, 1)
 
 
 def _added(figure: "Figure | SubFigure", axis: "Axes", b: Bands) -> None:

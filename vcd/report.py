@@ -84,9 +84,11 @@ def look(
     folder: Path, *, n: int, pairs: int, seed: int, device: str, called: str = "", trust: Sequence[str] = ()
 ) -> Look:
     """Everything to be seen of the run in `folder`. UserError when it is no run folder."""
+    import torch
+
     from vcd import checkpoints, curves, steering, style
     from vcd.callbacks.pictures import FRAMES
-    from vcd.images import grid, to_uint8
+    from vcd.images import grid
     from vcd.metrics import results
     from vcd.randomness import PerImage
 
@@ -95,7 +97,7 @@ def look(
     evaluation = results.read(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
     model, cfg = checkpoints.load(folder / "last.ckpt", device, trust=trust)
     trajectory = model.sample(PerImage(seed, range(n), model.device), keep=FRAMES)
-    states = to_uint8(trajectory.states).cpu()
+    states = torch.stack([model.space.decode(x).cpu() for x in trajectory.states])
     rows = states[style.some(len(states), STATES)[::-1], :8].transpose(0, 1)  # x_T first
     steps = checkpoints.read(folder / "last.ckpt")["global_step"]
     status = json.loads((folder / "status.json").read_text()) if (folder / "status.json").exists() else {}
@@ -135,18 +137,19 @@ def exchange_matrices(model: "Variational", path: "LatentPath") -> Exchange:
     import torch
 
     from vcd import steering
-    from vcd.images import grid, to_uint8
+    from vcd.images import grid
 
     n, levels = len(path), steering.levels_of(model, STEPS)
     target = path.take([i for i in range(n) for _ in range(n)])
     source = replace(path.take(list(range(n)) * n), noise=target.noise)
-    x0 = steering.decode(model, path, keep=2).x0
+    images = model.space.decode(steering.decode(model, path, keep=2).x0).cpu()
+    head = torch.cat([torch.full_like(images[:1], 128), images])  # grey corner, then the sources
     pictures = []
     for t in levels:
-        changed = steering.decode(model, steering.exchange(target, source, [t]), keep=2).x0.unflatten(0, (n, n))
-        head = torch.cat([torch.zeros_like(x0[:1]), x0])  # grey corner, then the sources
-        body = torch.cat([x0[:, None], changed], 1).flatten(0, 1)
-        pictures.append(_png(grid(to_uint8(torch.cat([head, body])).cpu(), columns=n + 1)))
+        x0 = steering.decode(model, steering.exchange(target, source, [t]), keep=2).x0
+        changed = model.space.decode(x0).cpu().unflatten(0, (n, n))
+        body = torch.cat([images[:, None], changed], 1).flatten(0, 1)
+        pictures.append(_png(grid(torch.cat([head, body]), columns=n + 1)))
     return Exchange(levels, pictures)
 
 

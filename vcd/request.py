@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vcd import steering
@@ -16,7 +16,6 @@ from vcd.errors import UserError
 from vcd.models.base import Diffusion
 from vcd.models.variational import Variational
 from vcd.randomness import PerImage
-from vcd.spaces import to_float, to_uint8
 
 COLUMNS = 12  # of steps in a figure, at most
 SOURCES = 100_000  # the first index of generated sources: others than the images
@@ -45,8 +44,8 @@ class Request:
         places = getattr(self, key)
         if places is None:
             return steering.decode(model, self.paths(model, key, self.n), keep=2).x0
-        channels, size, _ = model.start.shape
-        images = to_uint8(own.read(places, size=size, channels=channels, key=key))
+        channels, size, _ = model.image_shape
+        images = own.read(places, size=size, channels=channels, key=key)
         return model.space.encode(images.to(model.device))
 
     def paths(self, model: Variational, key: str, n: int) -> steering.Path:
@@ -93,14 +92,14 @@ def title(levels: Sequence[int]) -> str:
     return f"t={levels[0]}" if len(levels) == 1 else f"t={levels[0]}..{levels[-1]}"
 
 
-def columns(model: Variational, paths: Iterable[steering.Path]) -> Float[Tensor, "rows columns c h w"]:
-    """The decoded images in [-1, 1], a path a column."""
+def columns(model: Variational, paths: Iterable[steering.Path]) -> UInt8[Tensor, "rows columns c h w"]:
+    """The images, a path a column."""
     return torch.stack([shown(model, steering.decode(model, path, keep=2).x0) for path in paths], 1)
 
 
-def shown(model: Variational, x: Tensor) -> Float[Tensor, "n c h w"]:
-    """Images in [-1, 1] of x, whichever space the model lives in."""
-    return to_float(model.space.decode(x)).cpu()
+def shown(model: Variational, x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c2 h2 w2"]:
+    """The images of x, whichever space the model lives in."""
+    return model.space.decode(x).cpu()
 
 
 def table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:

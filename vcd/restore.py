@@ -44,8 +44,8 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"level={level}: choose from 1 (hardly degraded) to {D.T}, the last level of this checkpoint")
     places = OmegaConf.to_container(cfg.images) if OmegaConf.is_config(cfg.images) else cfg.images
     places = [str(place) for place in places] if isinstance(places, list) else str(places)
-    channels, size, _ = model.start.shape
-    given = own.read(places, size=size, channels=channels, key="images").to(model.device)
+    channels, size, _ = model.image_shape
+    given = model.space.encode(own.read(places, size=size, channels=channels, key="images").to(model.device))
 
     randomness = PerImage(cfg.seed, range(len(given)), model.device)
     x_t, x0, eps = (given, None, None) if cfg.degraded else _degrade(model, given, level, randomness.take())
@@ -172,21 +172,19 @@ def _sheet(
     import torch
 
     from vcd.figures import sheet
-    from vcd.images import to_float
 
-    columns = {"degraded": x_t, **estimates}
+    true = {} if x0 is None else {"true": x0}
+    seen = {name: model.space.decode(x[:SHOWN]).cpu() for name, x in {"degraded": x_t, **estimates, **true}.items()}
+    columns = {name: seen[name] for name in ("degraded", *estimates)}
     for way in ways:
-        samples = [x for name, x in estimates.items() if name.startswith(f"{way}-") and name != way]
+        samples = [x.float() / 127.5 for name, x in seen.items() if name.startswith(f"{way}-")]
         if len(samples) > 1:
             spread = torch.stack(samples).std(0)
             most = spread.max().clamp(min=1e-6)
-            columns[f"spread\n(white: {most:.2g})"] = 2 * spread / most - 1
-    if x0 is not None:
-        columns["true"] = x0
-    images = torch.stack([x[:SHOWN] for x in columns.values()], 1)  # (images, columns, c, h, w)
-    titles = [name.replace("_", " ").replace("algorithm", "alg.") for name in columns]
-    seen = to_float(model.space.decode(images.flatten(0, 1))).unflatten(0, images.shape[:2])
-    sheet(path, [("", seen)], titles)
+            columns[f"spread\n(white: {most:.2g})"] = (255 * spread / most).round().byte()
+    images = torch.stack([*columns.values(), *(seen[name] for name in true)], 1)  # (images, columns, c, h, w)
+    titles = [name.replace("_", " ").replace("algorithm", "alg.") for name in (*columns, *true)]
+    sheet(path, [("", images)], titles)
 
 
 if __name__ == "__main__":

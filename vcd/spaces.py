@@ -20,9 +20,18 @@ def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
 
 
 class Space(nn.Module, ABC):
-    """The way between images as bytes and the x that is degraded and restored."""
+    """The way between images as bytes and the x that is degraded and restored.
 
-    zero: float  # what fading ends in
+    zero: the value that fading ends in and that `start=black` begins with, one number for all channels and positions of x.
+    In `Pixels` it is black. A space in which a black image is not one and the same number everywhere, such as a wavelet
+    transform, fades to another image: the one that x = zero decodes to.
+    size, channels: of x, from the yaml, where the network, the start and the degradation read them; None: not said.
+    """
+
+    def __init__(self, *, zero: float, size: int | None = None, channels: int | None = None):
+        super().__init__()
+        self.zero = zero
+        self.shape = None if size is None or channels is None else (channels, size, size)
 
     @abstractmethod
     def encode(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
@@ -39,11 +48,10 @@ class Space(nn.Module, ABC):
 
 @final
 class Pixels(Space):
-    """The pixels themselves, in [-1, 1]. zero: the value that fading ends in, black."""
+    """The pixels themselves, in [-1, 1]."""
 
-    def __init__(self, *, zero: float = BLACK):
-        super().__init__()
-        self.zero = zero
+    def __init__(self, *, zero: float = BLACK, size: int | None = None, channels: int | None = None):
+        super().__init__(zero=zero, size=size, channels=channels)
 
     def encode(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         return to_float(images)
@@ -59,9 +67,8 @@ class Pixels(Space):
 class Bins(Space):
     """The centres of 256 bins that fill [-1, 1]: x = (k + 1/2) / 128 - 1, as variational diffusion models have it."""
 
-    def __init__(self, *, zero: float = 1 / 256 - 1):
-        super().__init__()
-        self.zero = zero
+    def __init__(self, *, zero: float = 1 / 256 - 1, size: int | None = None, channels: int | None = None):
+        super().__init__(zero=zero, size=size, channels=channels)
 
     def encode(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         return (images.float() + 0.5) / 128 - 1

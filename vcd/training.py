@@ -100,7 +100,7 @@ def choose_precision(cfg: DictConfig) -> str:
         if device.type == "cpu" and cfg.trainer.get("strategy"):
             chosen, why = "32-true", "several processes, whose trials could differ"
         else:
-            size = cfg.dataset.size // cfg.network.unet.patch
+            size = cfg.network.unet.size // cfg.network.unet.patch
             chosen, why = hardware.precision(device, width=cfg.network.unet.dim, size=size)
         log.info("precision: %s (%s)", chosen, why)
     return chosen

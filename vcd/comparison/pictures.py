@@ -27,7 +27,7 @@ def picture(
     rows = []
     for variant in variants:
         model, _ = checkpoints.load(variant.runs[0].folder / "last.ckpt", device, trust=trust)
-        rows.append(model.sample(PerImage(seed, range(n), model.device), keep=2).x0.cpu())
+        rows.append(model.space.decode(model.sample(PerImage(seed, range(n), model.device), keep=2).x0).cpu())
     if len({row.shape for row in rows}) > 1:
         raise UserError("these runs make images of different sizes: their samples do not fit into one picture")
     return figures.sheet(path, [("", torch.stack(rows))], rows=[v.name for v in variants])

@@ -5,16 +5,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import UInt8
 from torch import Tensor
 
 from vcd.data.decode import decode
 from vcd.data.files import open_files
 from vcd.errors import UserError
-from vcd.images import to_float
 
 
-def read(places: str | list[str], *, size: int, channels: int, key: str) -> Float[Tensor, "n c h w"]:
+def read(places: str | list[str], *, size: int, channels: int, key: str) -> UInt8[Tensor, "n c h w"]:
     """Images from a file, several files, or a folder or zip (its files by name); cropped and resized as in training.
 
     UserError, naming `key`, for what is missing, and one for all files that are not images.
@@ -43,4 +42,4 @@ def read(places: str | list[str], *, size: int, channels: int, key: str) -> Floa
         raise UserError(f"{key} is empty: give a file, [FILE,...] or a folder")
     if broken:
         raise UserError(f"{key}: {', '.join(broken[:20])} cannot be read as images; take others")
-    return to_float(torch.stack(images))
+    return torch.stack(images)

@@ -59,8 +59,18 @@ class Diffusion(L.LightningModule, ABC):
         self.network, self.sampler = network, sampler
         self.start = start if isinstance(start, Start) else start(degradation)
         self.space = Pixels() if space is None else space
+        if self.space.shape not in (None, self.start.shape):
+            raise UserError(
+                f"space.channels and space.size make x of shape {self.space.shape}, start.channels and start.size "
+                f"{self.start.shape}: leave both of start out, and it follows space"
+            )
         self.optimizer, self.scheduler = optimizer, scheduler
         self.levels = PerLevel(T=degradation.T)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(c, h, w) of the images; x has the shape of `start`, which may be another."""
+        return tuple(self.space.decode(torch.zeros(1, *self.start.shape, device=self.device)).shape[1:])
 
     @abstractmethod
     def losses(self, batch: Degraded) -> Losses:

@@ -50,7 +50,7 @@ def _adapter(verb: str) -> TypeAdapter:
 
 def _check_tables(cfg: DictConfig) -> None:
     try:
-        T, size = OmegaConf.select(cfg, "T"), OmegaConf.select(cfg, "dataset.size")
+        T, size = OmegaConf.select(cfg, "T"), OmegaConf.select(cfg, "space.size")
     except OmegaConfBaseException:  # said where it is used
         return
     if isinstance(T, int) and isinstance(size, int) and 4 * (T + 1) * size**2 > TABLES:

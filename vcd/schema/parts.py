@@ -24,6 +24,8 @@ class Dataset(TypedDict, total=False):
 
 class Space(TypedDict, total=False):
     zero: values.Finite
+    size: values.Width
+    channels: values.Few
 
 
 class Schedule(TypedDict, total=False):
