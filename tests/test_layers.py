@@ -19,7 +19,6 @@ LAYERS = [
         "files",
         "help",
         "migrations",
-        "stored",
         "quiet",
         "signals",
         "compat",
