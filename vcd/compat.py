@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
+    from hydra.plugins.launcher import Launcher
     from omegaconf import DictConfig
     from pytorch_lightning import LightningModule, Trainer
     from torch import Tensor, nn
@@ -107,6 +108,13 @@ def log_at(trainer: "Trainer", step: int) -> None:
 
 
 # --- Hydra ------------------------------------------------------------------------------------------------------------
+
+
+def basic_launcher() -> "type[Launcher]":
+    """Hydra's own launcher, which does one job after the other, for launchers that derive from it."""
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    return BasicLauncher
 
 
 def is_group(loader: "ConfigLoader", name: str) -> bool:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import final
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 from omegaconf import DictConfig
+
+from vcd import compat
 
 
 def _needs_values(config: DictConfig) -> bool:
@@ -23,7 +24,7 @@ def _compose_fast(context: HydraContext) -> None:
 
 
 @final
-class Local(BasicLauncher):
+class Local(compat.basic_launcher()):  # type: ignore[misc]  # a class all the same
     """One run after the other, in this process. (Hydra's own, which would find a wrong value when its turn comes.)"""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
