@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Draw the pictures of README.md and RESULTS.md anew, into docs/ (or $PICTURES). The same command again goes on where it stopped.
+# Draw the pictures of README.md and RESULTS.md anew, into docs/ (or $PICTURES). The same command again goes on where it
+# stopped; its runs are kept in runs/pictures/ (or $RUNS). Further arguments go to the trainings of digits and mnist.
 #
 #   bash scripts/pictures.sh digits     digits.png: what README's first command makes; four minutes on a CPU
 #   bash scripts/pictures.sh mnist      mnist_{vcd,vwd,ddpm,ddpm_eps,bansal,rissanen,exchange,bands}.png: two hours on two cores
 #   bash scripts/pictures.sh compare    mnist_comparison.png and mnist_patch.png, with the numbers of RESULTS.md: three hours
 #
-# Of a model: the first 64 samples of seed 0, none chosen, and x_T..x_0 of the first eight. Runs are kept in runs/pictures/.
+# Of a model: the first 64 samples of seed 0, none chosen, and x_T..x_0 of the first eight.
 # benchmarks/results/scaling.png is drawn by benchmarks/bench_scaling.py --plot.
 set -euo pipefail
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
@@ -13,7 +14,7 @@ cd "$root"
 python="$root/.venv/bin/python"
 [ -x "$python" ] || python=python
 docs="${PICTURES:-$root/docs}"
-runs=runs/pictures
+runs="${RUNS:-runs/pictures}"
 
 # drawn NAME OVERRIDE...: train, or go on, and put samples and sequences side by side into NAME.png; `folder` is the run's.
 drawn() {
@@ -34,10 +35,10 @@ PY
 
 case "${1:-}" in
 digits)
-    drawn digits
+    drawn digits "${@:2}"
     ;;
 mnist)
-    mnist=(dataset=mnist network=small trainer.max_steps=1500)
+    mnist=(dataset=mnist network=small trainer.max_steps=1500 "${@:2}")
     drawn mnist_vcd "${mnist[@]}" model=vcd prior.components=20
     vcd="$folder"
     drawn mnist_vwd "${mnist[@]}" model=vwd prior.components=20

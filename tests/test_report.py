@@ -197,8 +197,8 @@ def test_it_opens_from_the_file_system_and_its_slider_moves(report, browser, wid
     page.keyboard.press("ArrowRight")
     assert (page.locator("output").inner_text(), shown.get_attribute("data-level")) == ("2", "2") and shown.count() == 1
     assert shown.screenshot() != before
-    page.locator("summary").first.click()
-    assert "degradation:" in page.locator("pre:visible").first.inner_text()
+    page.locator("summary", has_text="config.yaml of VCD").click()
+    assert "degradation:" in page.locator("details[open] pre").last.inner_text()
 
     page.screenshot(path=tmp_path / "page.png", full_page=True)
     assert (tmp_path / "page.png").stat().st_size > 10_000
@@ -209,7 +209,7 @@ def test_it_opens_from_the_file_system_and_its_slider_moves(report, browser, wid
 def test_a_single_run_writes_beside_it_and_mistakes_are_one_sentence(trained, command, tmp_path):
     folder = Path(shutil.copytree(trained.last.parent, tmp_path / "run"))
     number = {"value": 12.54321, "floor": 3.5, "better": "lower", "unit": "", "protocol": {}}
-    (folder / "metrics.json").write_text(json.dumps({"metrics": {"fcd_1000": number}}))
+    (folder / "metrics.json").write_text(json.dumps({"subject": {}, "metrics": {"fcd_1000": number}, "curves": {}}))
     made = command("report", f"run={folder}", "n=4", "pairs=2", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     page = (folder / "report.html").read_text()

@@ -3,18 +3,23 @@
 import csv
 import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from conftest import SHORT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from vcd import curves, degrade, figures, style
+from vcd.cli import CONF
 from vcd.comparison import pictures
 from vcd.comparison.table import Run, Variant
 from vcd.degradations.severity import Severity
@@ -297,3 +302,18 @@ def test_pictures_side_by_side_keep_their_pixels(tmp_path):
     assert [whole.getpixel(at) for at in ((0, 0), (29, 19), (54, 0), (63, 39), (40, 0), (0, 39))] == [
         (255, 0, 0), (255, 0, 0), (0, 0, 255), (0, 0, 255), (255, 255, 255), (255, 255, 255),
     ]  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_script_draws_the_pictures_of_the_readme(tmp_path):
+    script = CONF.parent / "scripts" / "pictures.sh"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PICTURES": str(tmp_path / "docs"), "RUNS": str(tmp_path / "runs")}
+    said = subprocess.run(["bash", str(script), "digits", *SHORT], env=environment, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    drawn = np.asarray(Image.open(tmp_path / "docs" / "digits.png"))
+    samples = np.asarray(Image.open(run / "samples.png").convert("RGB"))
+    assert np.array_equal(drawn[: len(samples), : samples.shape[1]], samples)
+    usage = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True)
+    assert usage.returncode == 2 and "pictures.sh digits" in usage.stderr and "set -e" not in usage.stderr
