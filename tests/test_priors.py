@@ -259,16 +259,26 @@ def test_the_gaussian_velocity_keeps_a_standard_normal_standard_normal():
     torch.testing.assert_close(prior._flow(w), w, rtol=0, atol=2e-3)
 
 
-def test_the_held_out_loss_falls_below_that_of_the_gaussian(caplog):
-    prior = flow()
+def test_the_loss_on_new_latents_is_below_that_of_the_gaussian(fitted):
+    if not isinstance(fitted, Flow):
+        pytest.skip("of the flow")
+    z = flat(encoded(two_modes(4000, seed=7), seed=7).z)[:, fitted.units]
+    w = ((z - fitted.centre) @ torch.linalg.inv(fitted.basis).mT)[:, : len(fitted.bias3)]
+    generator = torch.Generator().manual_seed(0)
+    start, u = torch.randn(w.shape, generator=generator), torch.rand(len(w), 1, generator=generator)
+    *hidden, (weight, bias) = fitted.layers
+    gaussian = flows.loss([*hidden, (torch.zeros_like(weight), torch.zeros_like(bias))], w, start, u).item()
+    assert gaussian == pytest.approx(math.pi / 2, rel=0.06)  # of N(0, I): the integral of 1 / (u^2 + (1 - u)^2)
+    assert flows.loss(fitted.layers, w, start, u).item() < 0.9 * gaussian
+
+
+def test_the_fit_says_what_was_fitted_to_how_well_and_how_long_it_took(caplog):
     with caplog.at_level(logging.INFO):
-        prior.fit([encoded(two_modes(4000))])
-    words = caplog.messages[-1]
-    first, last = (
-        float(words.split(word)[1].split(")")[0].split(" ")[0]) for word in ("one Gaussian: ", "held-out loss ")
-    )
-    assert first == pytest.approx(math.pi / 2, rel=0.05)  # of N(0, I): the integral of 1 / (u^2 + (1 - u)^2)
-    assert last < 0.9 * first and "4000 latents of 4000 images" in words
+        flow(steps=20).fit([encoded(two_modes(500), image=torch.arange(500) % 100)])
+        mixture().fit([encoded(two_modes(500), image=torch.arange(500) % 100)])
+    for words in caplog.messages:
+        assert "500 latents of 100 images" in words and words.endswith(" s")
+    assert "held-out loss" in caplog.messages[0] and "nats per image better" in caplog.messages[1]
 
 
 def test_gaussian_latents_are_resampled_from_the_exact_conditional():

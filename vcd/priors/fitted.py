@@ -16,7 +16,7 @@ from vcd.monitoring import ActiveUnits
 from vcd.priors.base import Encoded, Prior
 
 log = logging.getLogger(__name__)
-SIGNAL = 0.02  # the share of a direction's variance that must come from the images; the rest is the posteriors' width
+SIGNAL = 0.1  # the share of a direction's variance that must come from the images; the rest is the posteriors' width
 
 
 @final

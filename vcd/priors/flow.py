@@ -22,7 +22,7 @@ LAYERS = 4  # of the network: three hidden ones, and the last
 FREQUENCIES = 8  # of its time embedding
 LOOK = 100  # steps between two looks at the held-out images
 PATIENCE = 10  # looks without a better one, after which training ends
-DECAY = 0.998  # of the averaged weights
+DECAY = 0.995  # of the averaged weights
 
 Layers = list[tuple[Tensor, Tensor]]  # weight and bias of each
 Mend = Callable[[Tensor], Tensor]  # an end of the flow, with what is known of it put right
@@ -45,7 +45,7 @@ class Flow(Fitted):
 
     def __init__(
         self, *, latent: int, images: int, passes: int = 4, hidden: int = 512, steps: int = 4000, batch: int = 256,
-        lr: float = 1e-3, heun: int = 40,
+        lr: float = 2e-3, heun: int = 40,
     ):  # fmt: skip
         super().__init__(latent=latent, images=images, passes=passes)
         for name, value in {"hidden": hidden, "steps": steps, "batch": batch, "heun": heun}.items():
@@ -80,8 +80,10 @@ class Flow(Fitted):
         """The averaged weights that are best on held-out latents, and the loss there at first and with them."""
         widths = [w.shape[1] + 2 * FREQUENCIES, *[self.hidden] * (LAYERS - 1), w.shape[1]]
         made = [nn.Linear(a, b, device=w.device) for a, b in zip(widths, widths[1:], strict=False)]
+        for layer in made:  # torch's own initialisation leaves so little of w that hardly anything is learned
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
         nn.init.zeros_(made[-1].weight)
-        nn.init.zeros_(made[-1].bias)
         parameters = [p for layer in made for p in (layer.weight, layer.bias)]
         averaged = [p.detach().clone() for p in parameters]
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=1e-2)
@@ -95,7 +97,8 @@ class Flow(Fitted):
         for step in bar:
             x = w[torch.randint(len(w), (self.batch,), device=w.device)]
             optimizer.zero_grad()
-            loss(_paired(list(parameters)), x, torch.randn_like(x), torch.rand(len(x), 1, device=w.device)).backward()
+            spread = (torch.arange(len(x), device=w.device)[:, None] + torch.rand((), device=w.device)) / len(x)
+            loss(_paired(list(parameters)), x, torch.randn_like(x), spread).backward()
             optimizer.step()
             schedule.step()
             compat.lerp_(averaged, [p.detach() for p in parameters], 1 - min(DECAY, (1 + step) / (10 + step)))
