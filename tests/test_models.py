@@ -67,9 +67,9 @@ def test_one_file_and_one_yaml_add_a_model(command, tmp_path, monkeypatch):
     assert process.returncode == 0, process.stderr
     ckpt = process.stdout.splitlines()[-1].split(maxsplit=1)[1]
     assert "digits-plainest-" in ckpt  # the run's folder says what was trained
-    process = command("sample", f"ckpt={ckpt}", "n=4", f"out={tmp_path / 'out'}", cwd=tmp_path)
+    process = command("sample", f"ckpt={ckpt}", "n=4", "out=out", "trust=[models_of_mine]", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "out" / "samples.png").exists() and (tmp_path / "out" / "sequences.png").exists()
     monkeypatch.syspath_prepend(tmp_path)
-    model, _ = checkpoints.load(ckpt)
+    model, _ = checkpoints.load(ckpt, trust=["models_of_mine"])
     assert not model.has_latents and model.bound(torch.zeros(2, 1, 8, 8), PerImage(0, range(2))) is None

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from vcd import __version__, checkpoints, stored
 from vcd.cli import CONF
 from vcd.errors import UserError
+from vcd.evaluate import reference
 from vcd.randomness import PerImage
 
 WRITE = "vcd.files.write_text"
@@ -110,6 +111,8 @@ FORGERIES: dict[str, tuple[str, Any]] = {
     "within a part": ("degradation.parts.black.schedule", TOUCH),
     "within the part of a part": ("degradation.parts.black.schedule", {"_target_": "vcd.schedules.Cosine", "s": TOUCH}),
     "within what is left out": ("model.unknown", {"deep": [{"er": TOUCH}]}),
+    "a part where none is": ("model.unknown", {"_target_": "vcd.schedules.Cosine"}),
+    "no plain type": ("extra", {1: torch.zeros(2)}),
     "positional arguments": ("degradation", {"_target_": "vcd.degradations.compose.Compose", "_args_": [TOUCH]}),
     "hydra's own keys": (
         "model.sampler",
@@ -361,3 +364,17 @@ def test_targets_are_found_everywhere():
     node = {"_target_": "a", "b": [{"_target_": "c", "d": {"_target_": "e"}}], "f": {"g": {"_target_": "h"}}, "_x": 1}
     assert stored.targets(node) == {"a", "c", "e", "h"}
     assert stored.targets("text") == stored.targets(None) == stored.targets([]) == set()
+
+
+def test_the_data_of_a_foreign_checkpoint_is_held_to_the_same(compose, forged):
+    """vcd.evaluate compares with the data set that the checkpoint names."""
+    cfg = compose("ckpt=forged.ckpt", config="evaluate")
+    _, run = checkpoints.load(forged({}))
+    assert reference(cfg, run).name == "digits"
+    for node in (TOUCH, {"_target_": WRITE, "path": "owned", "text": ""}, {"_target_": "vcd.schedules.Cosine"}):
+        _, run = checkpoints.load(forged({"dataset.source": node}))
+        with pytest.raises(UserError, match=r"^ckpt=forged.ckpt: dataset.source is "):
+            reference(cfg, run)
+    _, run = checkpoints.load(forged({"dataset.source": {"_target_": "vcd.data.digits.Digits", "colour": 1}}))
+    with pytest.raises(UserError, match=r"^ckpt=forged.ckpt: dataset.source does not fit this version of vcd"):
+        reference(cfg, run)

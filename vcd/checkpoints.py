@@ -103,10 +103,10 @@ def load(
     own modules that the checkpoint may name: without, it is made of parts of vcd alone, whoever wrote it.
     """
     checkpoint, parts = read(path), parts or {}
-    cfg = stored.literal(checkpoint[CONFIG])
     named = stored.targets({name: OmegaConf.to_container(OmegaConf.create(node)) for name, node in parts.items()})
     reader = stored.Reader(f"ckpt={path}", [*([trust] if isinstance(trust, str) else trust), *named])
     try:
+        cfg = stored.literal(checkpoint[CONFIG])
         for name, node in parts.items():
             cfg.model[name] = node
         config = OmegaConf.to_container(cfg, resolve=True)

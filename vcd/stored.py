@@ -81,8 +81,11 @@ class Reader:
         is_partial = node.get("_partial_", False) is True
         target = self._admitted(node["_target_"], hint, is_partial, place)
         hints = _parameters(target)
+        unknown = (
+            Any if self._trusted(node["_target_"]) else None
+        )  # what no constructor of vcd takes is no place for nodes
         arguments = {
-            key: self.plan(child, hints.get(key, Any), f"{place}.{key}")
+            key: self.plan(child, hints.get(key, unknown), f"{place}.{key}")
             for key, child in node.items()
             if key not in special
         }
