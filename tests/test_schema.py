@@ -130,6 +130,13 @@ def test_the_sentences_say_range_and_value(with_values):
     )
 
 
+def test_a_group_without_an_option_is_said_so(with_values):
+    cfg = with_values("train")
+    del cfg.sampler._target_  # ~sampler leaves what perturbations set of it
+    with pytest.raises(UserError, match="sampler has no option: choose one, such as sampler=ancestral"):
+        schema.check("train", cfg)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_right_values_are_left_alone(with_values, verb):
     schema.check(verb, with_values(verb))
@@ -164,6 +171,7 @@ def test_a_value_has_the_type_that_its_part_takes(with_values):
     assert said("mine={_target_: datetime.nope}").startswith("datetime.nope cannot be imported (")
     assert said("mine={_target_: torch.nn.Dropout, p: high}") == "mine.p=high: it must be a valid number"
     assert said("mine={_target_: torch.nn.Dropout, inplace: 1}") == "mine.inplace=1: it must be a valid boolean"
+    assert said("sampler.power={a: 1}") == "sampler.power={a: 1}: it must be a valid number"
     signatures.check(with_values("train", "mine={_target_: torch.nn.Dropout, p: 1, unknown: -1}"))
 
 

@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> None:
     paths = [str(path) for path in listed(plain["ckpt"])]
     for key in ("images", "sources"):  # a file may be called 3
         plain[key] = None if plain[key] is None else [str(place) for place in listed(plain[key])]
-    plain["temperatures"] = listed(plain["temperatures"])
+    plain["temperatures"] = [float(t) for t in listed(plain["temperatures"])]
     out = Path(str(cfg.out)) if cfg.out else Path(paths[0]).parent / "control"
     check_writable(out, "out", folder=True)
     models = dict[str, Diffusion]()

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from vcd import help
 from vcd.errors import UserError
 from vcd.schema.verbs import VERBS
 
@@ -25,7 +26,11 @@ def check(verb: str, cfg: DictConfig) -> None:
     except ValidationError as error:
         for one in error.errors(include_url=False):
             key = ".".join(map(str, one["loc"]))
-            wrong[key] = f"{key}={written(one['input'])}: {one['msg'].replace('Input should', 'it must')}"
+            if one["type"] == "missing":  # no _target_
+                group = key.rpartition(".")[0]
+                wrong[key] = f"{group} has no option: choose one, such as {group}={help.options(group)[0]}"
+            else:
+                wrong[key] = f"{key}={written(one['input'])}: {one['msg'].replace('Input should', 'it must')}"
     said = tuple(f"{key}." for key in (*wrong, "hydra"))
     for key, value in _leaves(plain):  # of the keys that no schema names
         if isinstance(value, float) and math.isnan(value) and not f"{key}.".startswith(said):

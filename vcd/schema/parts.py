@@ -1,8 +1,16 @@
 """The groups of a config: the keys whose values are known, of whatever option is chosen. Each of them may be absent."""
 
+from typing import Required
+
 from typing_extensions import TypedDict
 
 from vcd.schema import values
+
+
+class Part(TypedDict, total=False):
+    """A group of which others set a key or two: without an option of its own it is not whole."""
+
+    _target_: Required[str]
 
 
 class Data(TypedDict, total=False):
@@ -12,6 +20,7 @@ class Data(TypedDict, total=False):
 
 
 class Dataset(TypedDict, total=False):
+    name: values.Name
     path: values.Place | None
     size: values.Width
     channels: values.Few
@@ -72,7 +81,7 @@ class Degradation(TypedDict, total=False):
     parts: "dict[str, Degradation]"
 
 
-class Perturbation(TypedDict, total=False):
+class Perturbation(Part, total=False):
     sigma: values.NotNegative
     coherent: values.Flag
     p: values.Share
@@ -147,14 +156,14 @@ class Prior(TypedDict, total=False):
     images: values.Count
 
 
-class Start(TypedDict, total=False):
+class Start(Part, total=False):
     noise: values.NotNegative
     zero: values.Finite
     images: values.Count
     components: values.Count
 
 
-class Sampler(TypedDict, total=False):
+class Sampler(Part, total=False):
     steps: values.Count | None
     delta: values.NotNegative
     power: values.AtLeastOne

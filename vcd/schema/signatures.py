@@ -23,7 +23,8 @@ def check(cfg: DictConfig) -> None:
     for key, node in _parts(OmegaConf.to_container(cfg, resolve=False)):
         hints = _hints(node["_target_"])
         for name, value in node.items():
-            if name in hints and not isinstance(value, dict) and "${" not in (text := json.dumps(value)):
+            text = json.dumps(value)
+            if name in hints and "${" not in text and "_target_" not in text:
                 try:
                     hints[name].validate_json(text, strict=True)
                 except ValidationError as error:
