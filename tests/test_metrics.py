@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from vcd import bounds, checkpoints
+from vcd import bounds, checkpoints, discovery
 from vcd.callbacks import timing
 from vcd.callbacks.timing import Timing
 from vcd.comparison import table as tables
@@ -32,7 +32,7 @@ from vcd.data.digits import Digits
 from vcd.degradations.noise import Noise
 from vcd.errors import UserError
 from vcd.images import to_float, to_uint8
-from vcd.metrics import family
+from vcd.metrics import families, family
 from vcd.metrics.cached import cached
 from vcd.metrics.classifier import Classifier
 from vcd.metrics.evaluation import Evaluation, Once
@@ -218,7 +218,7 @@ def theirs(folders) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def both(folders) -> list[tuple[Tensor, Tensor]]:
     """Features and logits of the two folders, as vcd reads them."""
-    images = [to_uint8(own.read(str(folder), size=16, channels=3, key="images")) for folder in folders]
+    images = [own.read(str(folder), size=16, channels=3, key="images") for folder in folders]
     extractor = Random(3 * 16 * 16, features=12, classes=5).eval()
     return [extractor.features(x, "images", batch=17) for x in images]
 
@@ -434,7 +434,7 @@ def test_a_family_of_ones_own_is_a_module_or_a_function(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("spectra", ["metrics=spectra", "bound, distribution, memorisation, restoration, spectrum", "mine.spectra"]),
+        ("spectra", ["metrics=spectra", ", ".join(discovery.names(families)), "mine.spectra"]),
         ("nowhere.at_all", ["metrics=nowhere.at_all", "No module named 'nowhere'"]),
         ("broken.module", ["metrics=broken.module", "ZeroDivisionError"]),
         ("vcd.metrics.samples", ["metrics=vcd.metrics.samples", "measure(evaluation)"]),
@@ -765,7 +765,8 @@ def test_with_fine_steps_and_the_exact_posterior_mean_the_ddpm_bound_is_the_entr
     x0 = gaussian_pixels(24, 4)
     parts = bounds.ddpm_bits(model, x0, PerImage(0, range(24)))
     assert parts.shape == (24, 3) and parts.min() > -1e-6
-    assert parts.sum(1).mean().item() == pytest.approx(own_bits(x0).mean().item(), rel=0.01)
+    gap = parts.sum(1).mean().item() / own_bits(x0).mean().item() - 1
+    assert -0.01 < gap < 0.025  # 0.009 of 1,200 steps, with a deviation of 0.004 over draws
     assert parts.sum(1).mean().item() == pytest.approx(ENTROPY, rel=0.04)  # as near as these 384 pixels are
 
 
