@@ -218,7 +218,7 @@ def theirs(folders) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def both(folders) -> list[tuple[Tensor, Tensor]]:
     """Features and logits of the two folders, as vcd reads them."""
-    images = [to_uint8(own.read(str(folder), size=16, channels=3, key="images")) for folder in folders]
+    images = [own.read(str(folder), size=16, channels=3, key="images") for folder in folders]
     extractor = Random(3 * 16 * 16, features=12, classes=5).eval()
     return [extractor.features(x, "images", batch=17) for x in images]
 
