@@ -729,7 +729,7 @@ def saved(folder: Path, mode: str, w: int, h: int) -> Path:
 
 def decoded(path: Path, size: int, channels: int) -> torch.Tensor:
     """What training sees."""
-    return torch.from_numpy(decode(path.read_bytes(), size, channels)[0])
+    return torch.tensor(decode(path.read_bytes(), size, channels)[0])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
