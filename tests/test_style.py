@@ -206,7 +206,7 @@ def test_an_evaluation(drawn, tmp_path, names):
 @pytest.mark.parametrize("columns", [1, 8, 14])
 def test_a_sheet(drawn, tmp_path, columns):
     titles = ["source", "target", *(f"t={t}" for t in range(1000, 0, -1))][:columns]
-    images = torch.zeros(2, columns, 1, 8, 8)
+    images = torch.zeros(2, columns, 1, 8, 8, dtype=torch.uint8)
     figures.sheet(tmp_path / "sheet.png", [("VCD", images, titles), ("VWD", images, titles)])
     check(drawn[0], cut=False)
     figures.sheet(tmp_path / "rows.png", [("", images)], rows=["vwd", "vwd patch 2, twice as wide"])
