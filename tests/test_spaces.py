@@ -1,6 +1,7 @@
 """Spaces: pixels change nothing, and one defined in a folder of one's own trains, samples and decodes."""
 
 import json
+import pkgutil
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from vcd import checkpoints
+from vcd import checkpoints, discovery, tasks
 from vcd.batch import Condition, Degraded
 from vcd.cli import CONF
 from vcd.errors import UserError
@@ -54,15 +55,19 @@ KEYS = {"negative": {"zero": 1.0, "size": "${dataset.size}", "channels": "${data
         "haar": {"zero": 0.0, "size": 4, "channels": 4}}  # fmt: skip
 
 
-@pytest.fixture
-def mine(tmp_path, monkeypatch) -> Path:
-    """A folder with two spaces and their yamls, as the command line finds them."""
-    (tmp_path / "spaces_of_mine.py").write_text(MINE)
-    (tmp_path / "space").mkdir()
+def write(folder: Path) -> Path:
+    """Two spaces and their yamls, as the command line finds them."""
+    (folder / "spaces_of_mine.py").write_text(MINE)
+    (folder / "space").mkdir()
     for name, keys in KEYS.items():
         lines = ["# Mine.", f"_target_: spaces_of_mine.{name.title()}", *(f"{k}: {v}" for k, v in keys.items())]
-        (tmp_path / "space" / f"{name}.yaml").write_text("\n".join(lines) + "\n")
-    monkeypatch.syspath_prepend(tmp_path)
+        (folder / "space" / f"{name}.yaml").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch) -> Path:
+    monkeypatch.syspath_prepend(write(tmp_path))
     yield tmp_path
     sys.modules.pop("spaces_of_mine", None)
 
@@ -146,14 +151,11 @@ def test_images_given_to_a_model_are_encoded_by_its_space(mine):
     model = build(mine, "space=haar", "model=vwd", "degradation=black").eval()
     image = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     Image.fromarray(image).save(mine / "image.png")
-    asked = Request(
-        n=1, seed=0, images=str(mine / "image.png"), sources=None, levels=None, posterior=0.0, temperatures=[1.0],
-        variations=1, weights=2,
-    )  # fmt: skip
-    given = asked.given(model)
+    request = asked(images=str(mine / "image.png"))
+    given = request.given(model)
     assert given.shape == (1, 4, 4, 4)
     assert np.array_equal(shown(model, given)[0, 0].numpy(), image)
-    assert columns(model, [asked.paths(model, "images", 1)] * 2).shape == (1, 2, 1, 8, 8)
+    assert columns(model, [request.paths(model, "images", 1)] * 2).shape == (1, 2, 1, 8, 8)
 
 
 def test_the_levels_of_a_degradation_are_drawn_as_images(mine, command):
@@ -167,38 +169,65 @@ def test_the_levels_of_a_degradation_are_drawn_as_images(mine, command):
     assert np.array_equal(*drawn)
 
 
-TASKS = ("bands", "encode", "exchange", "interpolate", "reconstruct", "resample", "temperature")
+def asked(**keys) -> Request:
+    """What vcd.control is asked for."""
+    settings = {"n": 2, "images": None, "sources": None, "levels": None, "temperatures": [1.0], "weights": 2}
+    return Request(seed=0, posterior=0.0, variations=1, **(settings | keys))
+
+
+@pytest.mark.parametrize("task", [module.name for module in pkgutil.iter_modules(tasks.__path__)])
+def test_every_task_steers_in_a_space_of_another_shape(mine, task):
+    model = build(mine, "space=haar", "model=vwd", "degradation=black").eval()
+    written = discovery.find(task, tasks, "task").run({"VWD": model}, asked(), mine)
+    assert written and all(path.stat().st_size for path in written)
+
+
+@pytest.fixture(scope="module")
+def haar(command, tmp_path_factory):
+    """haar("verb", "key=value", ...): a command on a trained checkpoint in the Haar space, and the folder of its run."""
+    cwd = write(tmp_path_factory.mktemp("haar"))
+
+    def do(verb: str, *given: str) -> str:
+        process = command(verb, *given, cwd=cwd)
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    done = do("train", "--config-dir", str(cwd), *SHORT, "space=haar", "model=vwd", "degradation=black")
+    ckpt = Path(done.splitlines()[-1].split(maxsplit=1)[1])
+    which = {"report": f"run={ckpt.parent}"}
+    return lambda verb, *given: do(verb, which.get(verb, f"ckpt={ckpt}"), "trust=[spaces_of_mine]", *given), ckpt.parent
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", KEYS)
-def test_a_space_of_ones_own_goes_through_every_command(command, mine, name):
-    def do(verb: str, *given: str) -> str:
-        process = command(verb, *given, cwd=mine)
-        assert process.returncode == 0, f"{verb} {given}: {process.stderr}"
-        return process.stdout
-
-    training = ["--config-dir", str(mine), *SHORT, f"space={name}", "model=vwd", "degradation=black"]
-    ckpt = do("train", *training).splitlines()[-1].split(maxsplit=1)[1]
-    trust = "trust=[spaces_of_mine]"
-    do("sample", f"ckpt={ckpt}", trust, "n=6", f"out={mine / 'out'}")
-    model, _ = checkpoints.load(ckpt, trust=["spaces_of_mine"])
+def test_a_space_of_another_shape_samples_by_command(haar, monkeypatch):
+    run, folder = haar
+    run("sample", "n=6", f"out={folder / 'out'}")
+    monkeypatch.syspath_prepend(folder.parent.parent)
+    model, _ = checkpoints.load(folder / "last.ckpt", trust=["spaces_of_mine"])
     expected = model.space.decode(model.sample(PerImage(0, range(6))).x0).permute(0, 2, 3, 1)
-    assert np.array_equal(np.load(mine / "out" / "samples.npy"), expected.numpy())
+    assert np.array_equal(np.load(folder / "out" / "samples.npy"), expected.numpy())
+    sys.modules.pop("spaces_of_mine", None)
 
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(mine / "image.png")
-    for task in TASKS:
-        do("control", f"ckpt={ckpt}", trust, f"task={task}", "n=2", f"out={mine / 'control'}")
-    do("control", f"ckpt={ckpt}", trust, "task=reconstruct", f"images={mine / 'image.png'}", f"out={mine / 'own'}")
-    assert (mine / "own" / "reconstruct.png").stat().st_size > 0
-    do("restore", f"ckpt={ckpt}", trust, f"images={mine / 'image.png'}", f"out={mine / 'restored'}")
-    true = np.asarray(Image.open(mine / "restored" / "png" / "true-000.png"))
-    assert np.array_equal(true, np.asarray(Image.open(mine / "image.png")))
 
-    metrics = "metrics=[distribution,spectrum,restoration,bound]"
-    few = ["n=16", "batch_size=16", "restored=8", "levels=2"]
-    do("evaluate", f"ckpt={ckpt}", trust, metrics, *few, f"data.root={mine / 'data'}")
-    found = json.loads(Path(ckpt).with_name("metrics.json").read_text())["metrics"]
+@pytest.mark.long
+@pytest.mark.parametrize(("verb", "written"), [("control", "reconstruct.csv"), ("restore", "restore.csv")])
+def test_a_space_of_another_shape_takes_images_by_command(haar, verb, written):
+    run, folder = haar
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(image).save(folder / "image.png")
+    task = ["task=reconstruct"] if verb == "control" else []
+    run(verb, *task, f"images={folder / 'image.png'}", f"out={folder / verb}")
+    assert (folder / verb / written).exists()
+    if verb == "restore":
+        assert np.array_equal(np.asarray(Image.open(folder / verb / "png" / "true-000.png")), image)
+
+
+@pytest.mark.long
+def test_a_space_of_another_shape_is_evaluated_and_reported_by_command(haar):
+    run, folder = haar
+    few = ["n=16", "batch_size=16", "restored=8", "levels=2", f"data.root={folder / 'data'}"]
+    run("evaluate", "metrics=[distribution,spectrum,restoration,bound]", *few)
+    found = json.loads((folder / "metrics.json").read_text())["metrics"]
     assert {"psnr_posterior", "rate_bits", "log_spectral_distance_16"} <= found.keys()
-    do("report", f"run={Path(ckpt).parent}", trust, "n=4", "pairs=2")
-    assert "data:image/png" in (Path(ckpt).parent / "report.html").read_text()
+    run("report", "n=4", "pairs=2")
+    assert "data:image/png" in (folder / "report.html").read_text()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vcd.cli import entry
+from vcd.cli import entry, listed
 from vcd.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     for key, least in (("samples", 1), ("seed", 0)):
         if not isinstance(cfg[key], int) or cfg[key] < least:
             raise UserError(f"{key}={cfg[key]} must be a whole number of at least {least}")
-    model, run = checkpoints.load(cfg.ckpt, checkpoints.device_of(cfg.device), cfg.raw)
+    model, run = checkpoints.load(cfg.ckpt, checkpoints.device_of(cfg.device), cfg.raw, trust=listed(cfg.trust))
     if cfg.get("degradation") is not None:
         _exchange_degradation(model, cfg, run)
     D = model.degradation
