@@ -22,7 +22,7 @@ from vcd.signals import Listener
 from vcd.train import attempt
 
 QUICK = [
-    *TINY, "model=vwd", "perturbation=gaussian", "prior=independent", "trainer.accelerator=cpu", "ema_decay=0.9",
+    *TINY, "model=vwd", "perturbation=gaussian", "prior=mixture", "prior.images=200", "prior.components=2", "optimizer.lr=0.01", "trainer.accelerator=cpu", "ema_decay=0.9",
     "trainer.enable_progress_bar=false", "data.val_images=30", "trainer.max_steps=10", "trainer.val_check_interval=4",
     "trainer.log_every_n_steps=3", "checkpoint_every=3", "keep_every=3", "scheduler=constant", "scheduler.warmup=2",
 ]  # fmt: skip
@@ -174,6 +174,7 @@ def straight(compose, tmp_path_factory) -> Path:
     run = RunFolder(cfg).open()
     with run.held(), Listener() as listener:
         attempt(cfg, run, listener)
+    assert torch.load(run.last, weights_only=True)["state_dict"]["prior.weights"].numel()  # it is fitted
     return folder
 
 
@@ -304,10 +305,13 @@ def test_a_run_folder_that_is_deleted_is_not_a_full_disk(train, tmp_path, again)
 
 
 def test_what_killed_processes_left_half_written_is_swept_away(train, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / f"{files.PREFIX}last.ckpt.123").write_text("half")
-    run = train("trainer.max_steps=1")
-    assert not list(run.path.glob(".*"))
+    with pytest.raises(SystemExit):
+        train(send("on_train_batch_start", 4))
+    for left in ("last.ckpt.123", "status.json.4", "pictures/samples-0000004.png.4"):
+        path = tmp_path / "run" / left
+        path.with_name(f"{files.PREFIX}{path.name}").write_text("half")
+    run = train()
+    assert not list(run.path.rglob(".*"))
 
 
 def test_a_damaged_status_is_mended_by_the_same_command(train, tmp_path, caplog):

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 CONFIG = "vcd_config"  # in a checkpoint: the resolved config of its run
 WEIGHTS = {"state_dict", "current_model_state"}  # averaged, or the only ones; and those in training
 VERSION = "vcd_version"  # and the version that wrote it; 0.1 wrote none
+FITTED = "fitted"  # and True once what is fitted after training is in it
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -163,6 +164,7 @@ def store_buffers(path: str | Path, model: Diffusion) -> None:
     fitted = {name: state[name].cpu() for name in state if name in buffers}
     for weights in WEIGHTS & checkpoint.keys():
         checkpoint[weights].update(fitted)
+    checkpoint[FITTED] = True
     AtomicCheckpointIO().save_checkpoint(checkpoint, path)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from vcd.files import atomic
 from vcd.spaces import BLACK, to_float, to_uint8
 
 __all__ = ["BLACK", "grid", "to_float", "to_uint8", "write_gif", "write_png"]
@@ -33,15 +34,15 @@ def grid(images: UInt8[Tensor, "n c h w"], columns: int | None = None, scale: in
 
 def write_png(path: Path, images: UInt8[Tensor, "n c h w"], columns: int | None = None) -> Path:
     """Write a grid of images to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid(images, columns).save(path)
+    with atomic(path) as temporary:
+        grid(images, columns).save(temporary, "PNG")
     return path
 
 
 def write_gif(path: Path, frames: Sequence[UInt8[Tensor, "n c h w"]], columns: int | None = None) -> Path:
     """Write a looping animation, one grid a frame; the last frame is held for two seconds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     sheets = [grid(frame, columns) for frame in frames]
     durations = [300] * (len(sheets) - 1) + [2000]
-    sheets[0].save(path, save_all=True, append_images=sheets[1:], duration=durations, loop=0)
+    with atomic(path) as temporary:
+        sheets[0].save(temporary, "GIF", save_all=True, append_images=sheets[1:], duration=durations, loop=0)
     return path

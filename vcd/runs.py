@@ -55,8 +55,13 @@ class RunFolder:
     def claim(self) -> "RunFolder":
         """Make the folder, or check that the one there is this run's own. UserError where it is not."""
         self._made = not self.path.exists()
-        if self.path.exists() and self.identity not in (self.status.get("identity"), identity.stored(self.path)):
-            self._refuse()
+        found = None
+        try:
+            found = read_status(self.path).get("identity") if self.path.is_dir() else None
+        except UserError as error:
+            log.warning("%s", error)
+        if not self._made and found != self.identity and identity.stored(self.path) != self.identity:
+            self._refuse(found)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._inode = self.path.stat().st_ino
@@ -64,12 +69,11 @@ class RunFolder:
             raise UserError(f"run_dir={self.path} cannot be made ({error.strerror}): choose another run_dir") from error
         return self
 
-    def _refuse(self) -> None:
-        """UserError where the folder is another's."""
+    def _refuse(self, found: str | None) -> None:
+        """UserError where the folder is another's. found: the identity that its status says."""
         if not self.path.is_dir():
             raise UserError(f"run_dir={self.path} is a file: choose another run_dir")
-        found = self.status.get("identity") or identity.stored(self.path)
-        if found is not None:
+        if (found := found or identity.stored(self.path)) is not None:
             raise UserError(
                 f"run_dir={self.path} belongs to another configuration ({found}, this one is {self.identity}; "
                 "compare its config.yaml): choose another run_dir"
@@ -109,7 +113,8 @@ class RunFolder:
                     ) from error
             except OSError:
                 log.warning("%s: this file system has no locks; do not start the same run twice at a time", self.path)
-            files.sweep(self.path)
+            for folder in (self.path, self.path / "pictures"):
+                files.sweep(folder)
             done = threading.Event()
             after.callback((self.path / "lock").unlink, missing_ok=True)
             after.callback(done.set)
@@ -143,11 +148,9 @@ class RunFolder:
     @property
     def status(self) -> dict[str, Any]:
         """status.json; empty where there is none, or none that can be read: the next status mends that."""
-        try:
+        with contextlib.suppress(UserError):
             return read_status(self.path)
-        except UserError as error:
-            log.warning("%s", error)
-            return {}
+        return {}
 
     def set_status(self, state: str, **facts: Any) -> None:
         """state: queued, running, preempted, finished, failed or cancelled. Facts that are not given anew stay."""
@@ -232,11 +235,9 @@ def read_status(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): delete it; the same command of vcd.train mends it"
-        ) from error
+        raise UserError(f"{path} cannot be read ({error}): the same command of vcd.train mends it") from error
     if not isinstance(status, dict) or not isinstance(status.get("state"), str):
-        raise UserError(f"{path} is not the status of a run: delete it; the same command of vcd.train mends it")
+        raise UserError(f"{path} is not the status of a run: the same command of vcd.train mends it")
     return status
 
 

@@ -5,6 +5,7 @@ import itertools
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as L
@@ -42,17 +43,17 @@ def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
     model = checkpoints.build(cfg)
     data = datamodule(cfg, model)
     metrics = CSVMetrics(path=run.path / "metrics.csv")
-    step, precision = resume(cfg, run, metrics)
-    if step == 0:
+    begun = resume(cfg, run, metrics)
+    if begun.step == 0:
         model.start.fit(data.train_batches(), model.degradation)
     callbacks = instantiate(cfg.callbacks)
-    trackers = [tracker(config=run.config, resumed=step > 0) for tracker in instantiate(cfg.logger).values()]
-    precision = precision or choose_precision(cfg)
+    trackers = [tracker(config=run.config, resumed=begun.step > 0) for tracker in instantiate(cfg.logger).values()]
+    precision = begun.precision or choose_precision(cfg)
     run.config["trainer"]["precision"] = precision  # what checkpoints say
     trainer = make_trainer(cfg, run, listener, list(callbacks.values()), [metrics, *trackers], precision)
     announce(cfg, model, data, trainer, precision)
-    with tracked(trackers, run, metrics, step):
-        fit(run, trainer, model, data, listener, step)
+    with tracked(trackers, run, metrics, begun.step):
+        fit(run, trainer, model, data, listener, begun)
         if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
             model = fit_priors(cfg, run, data, trainer.strategy.root_device, listener)
             conclude(run, model, metrics, list(callbacks.values()), trackers, trainer.global_step)
@@ -78,18 +79,29 @@ def datamodule(cfg: DictConfig, model: Diffusion) -> DegradationDataModule:
     )
 
 
-def resume(cfg: DictConfig, run: RunFolder, metrics: CSVMetrics) -> tuple[int, str | None]:
-    """(step, precision) of the last checkpoint, whose rows of metrics.csv are taken over; (0, None) where there is none.
+@dataclass(frozen=True)
+class Begun:
+    """What an earlier start left: steps taken, the precision, which a run keeps wherever it goes on, and whether the prior
+    is fitted already, and so the last validation done."""
 
-    A run keeps the precision it began with, wherever it goes on.
-    """
+    step: int = 0
+    precision: str | None = None
+    fitted: bool = False
+
+
+def resume(cfg: DictConfig, run: RunFolder, metrics: CSVMetrics) -> Begun:
+    """What the last checkpoint says; the rows of metrics.csv that belong to it are taken over."""
     if not run.last.exists():
-        return 0, None
+        return Begun()
     saved = checkpoints.read(run.last)
-    step, precision = saved["global_step"], saved[checkpoints.CONFIG]["trainer"]["precision"]
-    metrics.resume(step, saved.get(REPORT, {}))
-    log.info("resuming at step %d of %d", step, cfg.trainer.max_steps)
-    return step, precision
+    begun = Begun(
+        step=saved["global_step"],
+        precision=saved[checkpoints.CONFIG]["trainer"]["precision"],
+        fitted=saved.get(checkpoints.FITTED, False),
+    )
+    metrics.resume(begun.step, saved.get(REPORT, {}))
+    log.info("resuming at step %d of %d", begun.step, cfg.trainer.max_steps)
+    return begun
 
 
 def choose_precision(cfg: DictConfig) -> str:
@@ -163,12 +175,12 @@ def tracked(trackers: list[Tracker], run: RunFolder, metrics: CSVMetrics, step: 
 
 
 def fit(
-    run: RunFolder, trainer: L.Trainer, model: Diffusion, data: DegradationDataModule, listener: Listener, step: int
+    run: RunFolder, trainer: L.Trainer, model: Diffusion, data: DegradationDataModule, listener: Listener, begun: Begun
 ) -> None:
     """Train to the end. What was saved before the last validation has nothing left to train, and is validated."""
-    trainer.fit(model, data, ckpt_path=run.last if step else None)
+    trainer.fit(model, data, ckpt_path=run.last if begun.step else None)
     listener.obey()
-    if step == trainer.max_steps and trainer.enable_validation:
+    if begun.step == trainer.max_steps and not begun.fitted and trainer.enable_validation:
         trainer.validate(model, data, verbose=False)
         listener.obey()
 
@@ -182,6 +194,8 @@ def fit_priors(
     """Fit the prior of every checkpoint to its averaged weights; the model of the last one."""
     for path in (*sorted(run.path.glob("step-*.ckpt")), run.last):
         model = checkpoints.load_weights(checkpoints.build(cfg), path).to(device)
+        if checkpoints.read(path).get(checkpoints.FITTED):  # by an earlier start
+            continue
         with seeds.seeded(cfg.seed, model.device):  # whatever happened on the way here
             model.fit_prior(endless(data, of=path.name, bar=cfg.trainer.enable_progress_bar))
         with listener.patiently():
