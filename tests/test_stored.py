@@ -79,11 +79,12 @@ def test_a_foreign_checkpoint_runs_no_code(forged, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("verb", ["sample", "control", "evaluate", "report"])
+@pytest.mark.parametrize("verb", ["sample", "control", "evaluate", "report", "refit", "restore"])
 def test_no_command_runs_code_of_a_foreign_checkpoint(forged, command, tmp_path, verb):
     path = forged(attack(tmp_path), "last")
     ask = f"run={tmp_path}" if verb == "report" else f"ckpt={path}"
-    process = command(verb, ask, "device=cpu", cwd=tmp_path)
+    images = ["images=nothing.png"] if verb == "restore" else []
+    process = command(verb, ask, "device=cpu", *images, cwd=tmp_path)
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert "but only a value may stand there" in process.stderr
     assert not (tmp_path / "owned").exists() and not (tmp_path / "hubconf.py").exists()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from vcd.cli import entry
+from vcd.cli import entry, listed
 from vcd.errors import UserError
 from vcd.evaluate import reference
 
@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.ckpt is None:
         raise UserError("say which checkpoint is to have another prior: ckpt=runs/.../last.ckpt")
     path = Path(str(cfg.ckpt))
-    model, run = checkpoints.load(path, checkpoints.device_of(cfg.device), cfg.raw)
+    model, run = checkpoints.load(path, checkpoints.device_of(cfg.device), cfg.raw, trust=listed(cfg.trust))
     if not model.has_latents:
         raise UserError(f"ckpt={path}: a {type(model).__name__} has no latents, and so no prior")
     run.prior = run.model.prior = cfg.prior

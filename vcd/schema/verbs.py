@@ -143,6 +143,7 @@ class Refit(Verb, total=False):
     ckpt: values.Place | None
     dataset: parts.Dataset | None
     prior: parts.Prior
+    trust: values.Names
     raw: values.Flag
     out: values.Place | None
 
