@@ -334,3 +334,16 @@ def test_damaged_metrics_are_one_sentence(train, tmp_path, text):
 def test_a_line_that_was_not_finished_does_not_count(tmp_path):
     (tmp_path / "metrics.csv").write_bytes(b"step,train/loss\r\n2,1.5\r\n5,1e-")
     assert files.read_steps(tmp_path / "metrics.csv") == [{"step": "2", "train/loss": "1.5"}]
+
+
+class Untyped(L.Callback):
+    """A user's own callback, whose parameters have no types."""
+
+    def __init__(self, word) -> None:
+        self.word = word
+
+
+def test_a_callback_of_ones_own_needs_no_types(compose):
+    from vcd.schema import signatures
+
+    signatures.check(compose(*QUICK, "+callbacks.mine={_target_: test_training.Untyped, word: hello}"))

@@ -59,6 +59,8 @@ def _hints(target: str) -> dict[str, TypeAdapter]:
         return {}
     adapters = {}
     for parameter in parameters:
+        if parameter.annotation is inspect.Parameter.empty:  # a part of the user's own, without types
+            continue
         try:
             adapters[parameter.name] = TypeAdapter(
                 parameter.annotation, config=ConfigDict(arbitrary_types_allowed=True)
