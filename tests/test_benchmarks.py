@@ -6,9 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_perturbations import Biased, Ramp, batch_of
-
-from vcd.samplers import Sequential
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 QUICK = {
@@ -49,22 +46,3 @@ def test_a_benchmark_prints_a_table_and_writes_it(name, tmp_path):
 def test_a_folder_that_is_no_checkout_is_one_sentence(tmp_path):
     process = run("bench_reference", "--reference", str(tmp_path))
     assert process.returncode == 1 and "no checkout" in process.stderr and "Traceback" not in process.stderr
-
-
-def test_a_shared_rollout_serves_its_own_batch_as_often_as_said(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from sharing import Shared
-
-    D = Ramp(T=6)
-    teacher = Biased(D, Sequential())
-    perturbation = Shared(share=2, p=0.0, p_warmup=0.0, warmup=0, anneal=0, true_share=0.0, sigma=0.1, delta=0.1)
-    batches = [batch_of(D, 12) for _ in range(4)]
-    own = [batch.x0 for batch in batches]
-    shown, asked = [], []
-    for batch in batches:
-        shown.append(perturbation(batch, teacher).base)
-        asked.append(len(teacher.asked))
-    assert asked[0] == asked[1] < asked[2] == asked[3]
-    assert [batch.x0 is own[i] for batch, i in zip(batches, (0, 0, 2, 2), strict=True)] == [True] * 4
-    assert 0.1 < (shown[0] - shown[1]).std() < 0.2  # the same states, with noise of their own
-    assert (shown[1] - shown[2]).std() > 0.5

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("seed")
 
 def degraded(D: Degradation, prediction, n: int = 32) -> Degraded:
     """A batch in float64, on every level."""
-    x0 = torch.rand(n, 1, 8, 8, dtype=torch.float64) * 2 - 1
+    x0 = torch.rand(n, 3, 8, 8, dtype=torch.float64) * 2 - 1
     t = torch.arange(n) % D.T + 1
     s, eps = prediction.level(t), D.draw(x0)
     return Degraded(x0, t, s, D(x0, t, eps), D(x0, s, eps), eps, torch.zeros(n, dtype=torch.long))
@@ -28,7 +28,9 @@ def degraded(D: Degradation, prediction, n: int = 32) -> Degraded:
 
 @pytest.fixture(scope="module", params=DEGRADATIONS)
 def degradation(request, compose):
-    return instantiate(compose(f"degradation={request.param}", "dataset=digits", "T=6").degradation).double()
+    return instantiate(
+        compose(f"degradation={request.param}", "dataset=digits", "dataset.channels=3", "T=6").degradation
+    ).double()
 
 
 @pytest.mark.parametrize("prediction", [X0(), Xt(), VXt()], ids=lambda p: type(p).__name__)
@@ -65,7 +67,7 @@ def test_eps_reads_x0_with_the_true_noise(T, schedule):
 @pytest.mark.parametrize("prediction", [Eps(), V()], ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("name", [name for name in DEGRADATIONS if name not in ("noise", "blur_noise")])
 def test_eps_and_v_without_noise_of_their_own_are_refused(compose, name, prediction):
-    D = instantiate(compose(f"degradation={name}", "dataset=digits", "T=6").degradation)
+    D = instantiate(compose(f"degradation={name}", "dataset=digits", "dataset.channels=3", "T=6").degradation)
     with pytest.raises(
         UserError,
         match=f"prediction={type(prediction).__name__.lower()} needs Gaussian noise .*=noise or blur_noise.*take prediction=x0",

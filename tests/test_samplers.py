@@ -261,7 +261,7 @@ def fitted(components: int) -> GMM:
     start, means = GMM(channels=3, size=6, components=components), colours(6000)
     texture = torch.randn(6000, 3, 6, 6)
     texture -= texture.mean((2, 3), keepdim=True)  # what is not the mean must not matter
-    start.fit((means[:, :, None, None] + texture).split(1000), Ramp(T=T))
+    start.fit((means[:, :, None, None] + texture).split(1000), Pixelate(T=5, size=6, published=False))
     return start
 
 
@@ -318,6 +318,8 @@ def test_natural_is_what_the_degradation_ends_in(degradation, request):
     elif isinstance(start, GMM):
         assert end.flatten(2).std(2).max() < 0.05  # nearly flat
     elif isinstance(start, TrainSet):
-        assert degradation.stochastic or (end - x0.mean((2, 3), keepdim=True)).abs().max() > 0.05
+        assert (
+            degradation.stochastic or (end - x0.mean((2, 3), keepdim=True)).abs().max() > 0.01
+        )  # more than a flat colour
     else:
         assert degradation.stochastic

@@ -78,6 +78,8 @@ RIGHT = {
     "evaluate": ["metrics=distribution", "metrics=[]", "split=val", "images=photos"],
     "compare": ["runs=a", "runs=[a,b]", "leave_out=psnr", "evaluate=[\"n=500\"]", "train={a: [\"seed=1\"]}", "seconds=9.5"],
     "report": ["run=a", "run=[a,b]"],
+    "restore": ["images=photo.png", "images=[a,b]", "level=3", "ways=direct", "degraded=true"],
+    "refit": ["ckpt=runs/x/last.ckpt", "raw=true", "out=3"],
     "degrade": ["T=7", "dataset.val_fraction=null"],
 }  # fmt: skip
 
