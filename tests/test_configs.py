@@ -177,7 +177,13 @@ def takes(model: str, prediction: str, D: Degradation) -> bool:
         "bansal": prediction == "x0",
         "rissanen": not D.stochastic and prediction in ("xt", "vxt"),
     }
-    return allowed.get(model, True) and (noise or prediction not in OF_NOISE) and (plain or prediction != "edm")
+    sampled = D.readable or prediction != "x0"  # sampler=cold reads the draw back from the image
+    return (
+        sampled
+        and allowed.get(model, True)
+        and (noise or prediction not in OF_NOISE)
+        and (plain or prediction != "edm")
+    )
 
 
 def combinations() -> list:

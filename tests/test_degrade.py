@@ -76,6 +76,8 @@ def test_every_degradation_is_built_for_every_dataset(dataset):
     for degradation in options["degradation"]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("degrade", [f"dataset={dataset}", f"degradation={degradation}"])
+        if degradation.startswith("decolour") and cfg.dataset.channels == 1:
+            continue  # refused, in a sentence
         D = instantiate(cfg.degradation)
         assert D.T == cfg[own.get(degradation, "dataset")].T
         x0 = torch.zeros(2, cfg.dataset.channels, cfg.dataset.size, cfg.dataset.size)

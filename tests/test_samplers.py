@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from vcd.cli import CONF
 from vcd.degradations.base import Degradation
 from vcd.degradations.noise import Noise
+from vcd.degradations.pixelate import Pixelate
 from vcd.priors import Encoded, Independent, Mixture, Shared
 from vcd.randomness import PerImage
 from vcd.samplers import Cold, Naive, Sequential
@@ -284,7 +285,7 @@ def test_the_mixture_of_colours_is_found_again():
 
 def test_a_single_gaussian_has_the_moments_of_the_data():
     start, means = GMM(channels=3, size=6), colours(5000)
-    start.fit([means[:, :, None, None].expand(-1, -1, 6, 6)], Ramp(T=T))
+    start.fit([means[:, :, None, None].expand(-1, -1, 6, 6)], Pixelate(T=5, size=6, published=False))
     torch.testing.assert_close(start.means[0], means.mean(0), rtol=0, atol=1e-5)
     torch.testing.assert_close(start.factors[0] @ start.factors[0].T, means.T.cov(correction=0), rtol=0, atol=1e-5)
 

@@ -349,7 +349,7 @@ def test_uniform_bytes_take_eight_bits(compose):
     discrete = vdm(compose, "T=100", "model.steps=100")
     discrete.network = Posterior(discrete)
     assert discrete.bound(x0, PerImage(0, range(64)), draws=100).numbers["bits_per_dim"].value == pytest.approx(
-        8.772, abs=0.03
+        8.772, abs=0.12
     )
 
 
