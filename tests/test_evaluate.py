@@ -500,7 +500,7 @@ def pictures(tmp_path) -> Path:
         (["dataset=digits"], ["ckpt=", "images=DIR"]),
         (["ckpt", "dataset=mnist"], ["size 8", "dataset=mnist has 28", "dataset=digits"]),
         (["images=pictures", "dataset=digits", "metrics=[restoration]"], ["ckpt=", "images=DIR", "restoration"]),
-        (["ckpt", "split=test"], ["split=test", "train, val"]),
+        (["ckpt", "split=test"], ["split=test", "train or val"]),
         (["ckpt", "extractor=inception"], [FILE, "prefetch=true", "extractor=classifier"]),
         (["ckpt", "n=1"], ["n=1", "at least"]),
         (["ckpt", "n=5"], ["n=5", "at least 6"]),
