@@ -198,7 +198,7 @@ def kill_training(row) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_node_that_disappears_costs_what_was_not_saved(sweep, cluster, tmp_path):
-    arguments = [*LONGER, "trainer.max_steps=200", "checkpoint_every=10"]
+    arguments = [*LONGER, "trainer.max_steps=800", "checkpoint_every=10"]
     assert sweep("train", "--multirun", *LAUNCH, *arguments, "seed=0").returncode == 0
     cluster.until(tmp_path / "runs", at_step(0, 20))
     cluster("lose")
