@@ -116,6 +116,11 @@ def test_a_bug_keeps_its_traceback(here, monkeypatch):
     assert said.code == 1 and "in broken" in said.stderr and said.stderr.endswith("of mine (this is a bug)\n")
 
 
+def test_what_was_deleted_and_is_needed_is_named(here, trained):
+    said = here("control", f"ckpt={trained.last}", "~weights")
+    assert said.sentence == "~weights: it cannot be left out (KeyError: 'weights')"
+
+
 @pytest.mark.parametrize(
     ("error", "beginning"),
     [

@@ -127,6 +127,7 @@ def test_the_sentences_say_range_and_value(with_values):
         "seed=-1: it must be a whole number of at least 0, and at most 4294967295; "
         f"optimizer.lr=0: {POSITIVE}; mine.power=nan: it must be a number"
     )
+    assert said("mine.widths=[1,.nan]") == "mine.widths=[1,nan]: it must be a number"
     assert said("T=90000", "dataset.size=512") == (
         "T=90000: matrices of 512x512 for so many levels do not fit into memory; set T=4095 or less"
     )

@@ -41,9 +41,12 @@ def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:
             except Exception as error:
                 if os.environ.get("VCD_TRACEBACK") or not _here():
                     raise
-                if (sentence := explain(error, config_name)) is None:
+                sentence = explain(error, config_name)
+                if sentence is None and (deleted := [text for text in _overrides() if text.startswith("~")]):
+                    sentence = f"{' '.join(deleted)}: it cannot be left out ({_first_line(error)})"
+                if sentence is None:
                     traceback.print_exc()
-                    sentence = f"{type(error).__name__}: {error}".splitlines()[0] + " (this is a bug)"
+                    sentence = f"{_first_line(error)} (this is a bug)"
                 failures.append((" ".join(_overrides()) or config_name, sentence))
 
         def main() -> None:
@@ -68,6 +71,10 @@ def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:
         return main
 
     return decorate
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def register_launchers() -> None:

@@ -33,8 +33,8 @@ def check(verb: str, cfg: DictConfig) -> None:
                 wrong[key] = f"{key}={written(one['input'])}: {one['msg'].replace('Input should', 'it must')}"
     said = tuple(f"{key}." for key in (*wrong, "hydra"))
     for key, value in _leaves(plain):  # of the keys that no schema names
-        if isinstance(value, float) and math.isnan(value) and not f"{key}.".startswith(said):
-            wrong[key] = f"{key}={value}: it must be a number"
+        if _is_nan(value) and not f"{key}.".startswith(said):
+            wrong[key] = f"{key}={written(value)}: it must be a number"
     if wrong:
         raise UserError("; ".join(wrong.values()))
     _check_tables(cfg)
@@ -65,13 +65,19 @@ def _check_tables(cfg: DictConfig) -> None:
         )
 
 
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value with its dotted key."""
-    if isinstance(node, dict | list):
-        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _leaves(child, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, node
+def _leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value with its dotted key; a list is one value."""
+    for name, child in node.items():
+        if isinstance(child, dict):
+            yield from _leaves(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child
+
+
+def _is_nan(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_is_nan, value))
+    return isinstance(value, float) and math.isnan(value)
 
 
 def written(value: Any) -> str:
