@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from vcd.cli import CONF
 
 MODELS = ("model=vcd", "model=vwd", "model=ddpm", "model=bansal", "model=rissanen", "model=vcd degradation=pixelate")
-ATTACKS, SLIPS = 200, 100
+ATTACKS, SLIPS = 200, 200
 # By the kind of the value that is there: wrong wherever one of that kind is asked for.
 NONSENSE: dict[type, list[str]] = {
     bool: ["maybe", "7", "nan", "[true]", "{a: 1}", "null"],
