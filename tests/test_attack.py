@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from conftest import SHORT, Said
 from omegaconf import OmegaConf
+from test_configs import chosen, names
 
 from vcd.cli import CONF
 
-MODELS = ("model=vcd", "model=vwd", "model=ddpm", "model=bansal", "model=rissanen", "model=vcd degradation=pixelate")
-ATTACKS, SLIPS = 200, 100
+GROUPS = ("degradation", "gamma", "injection", "level_sampler", "model", "perturbation", "prediction", "prior", "sampler",
+          "schedule", "scheduler", "start", "weight")  # fmt: skip
+ATTACKS, SLIPS = 200, 200
 # By the kind of the value that is there: wrong wherever one of that kind is asked for.
 NONSENSE: dict[type, list[str]] = {
     bool: ["maybe", "7", "nan", "[true]", "{a: 1}", "null"],
@@ -48,14 +50,18 @@ FREE = {"task", "metrics"}  # names that are looked up: the sentence lists what 
 @pytest.fixture
 def own(trained) -> dict[str, list[list[str]]]:
     """For each command, arguments with which it would succeed, in seconds."""
-    short = [o for o in SHORT if not o.startswith(("trainer.max_steps", "trainer.val_check", "prior"))]
+    short = [o for o in SHORT if not o.startswith(("trainer.max_steps", "trainer.val_check", "prior", "scheduler"))]
+    short += ["trainer.max_steps=2", "trainer.val_check_interval=2"]
+    parts = [chosen(group, option)[1] for group in GROUPS for option in names(group)]
+    parts = [[o for o in part if o not in short] for part in parts]
+    colour = {"decolour": ["dataset.channels=3"], "decolour_lab": ["dataset.channels=3"]}
     ckpt, run = f"ckpt={trained.last}", trained.last.parent
     return {
-        "train": [[*short, "trainer.max_steps=2", "trainer.val_check_interval=2", *model.split()] for model in MODELS],
+        "train": [[*(o for o in short if not o.startswith("T=") or "T=18" not in part), *part] for part in parts],
         "sample": [[ckpt, "n=2", "rows=1", *part] for part in ([], ["prior=mixture"], ["sampler=sequential"])],
         "control": [[ckpt, "n=1", f"task={task}"] for task in ("exchange", "temperature", "encode")],
         "evaluate": [[ckpt, "metrics=spectrum", "n=8"]],
-        "degrade": [["T=3", f"degradation={name}"] for name in ("black_blur", "noise", "gaussian_blur")],
+        "degrade": [["T=3", f"degradation={name}", *colour.get(name, [])] for name in names("degradation")],
         "report": [[f"run={run}", "n=2", "pairs=2"]],
         "compare": [[f"runs=[{run}]"]],
         "restore": [[ckpt, f"images={run / 'samples.png'}"]],

@@ -144,7 +144,7 @@ def test_what_the_machine_lacks_is_one_sentence(here, monkeypatch, error, beginn
 # --- outputs ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["degrade", "sample", "control", "evaluate", "report"])
+@pytest.mark.parametrize("verb", ["degrade", "sample", "control", "evaluate", "report", "restore", "refit"])
 def test_an_output_that_cannot_be_written_is_said_before_any_work(here, tmp_path, trained, monkeypatch, verb):
     """A file stands where a folder would have to be, or the other way round."""
 
@@ -157,9 +157,12 @@ def test_an_output_that_cannot_be_written_is_said_before_any_work(here, tmp_path
     given = {
         "degrade": [], "sample": [f"ckpt={trained.last}"], "control": [f"ckpt={trained.last}"],
         "evaluate": [f"ckpt={trained.last}", "metrics=spectrum"], "report": [f"run={trained.last.parent}"],
+        "restore": [f"ckpt={trained.last}", "images=file"], "refit": [f"ckpt={trained.last}"],
     }[verb]  # fmt: skip
     wrong = (
-        ["file", "file/below", "/proc/nowhere/it"] if verb in ("sample", "control") else [".", "file/below", "/proc/it"]
+        ["file", "file/below", "/proc/nowhere/it"]
+        if verb in ("sample", "control", "restore")
+        else [".", "file/below", "/proc/it"]
     )
     for out in wrong:
         assert here(verb, *given, f"out={out}").sentence.startswith(f"out={out} cannot be written (")

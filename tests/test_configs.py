@@ -20,7 +20,6 @@ from vcd.degradations.gaussian import GaussianDegradation
 from vcd.errors import UserError
 from vcd.identity import register_resolvers
 from vcd.models.base import Diffusion
-from vcd.schema import signatures
 
 YAMLS = sorted(CONF.rglob("*.yaml"))
 ENTRIES = [path.stem for path in YAMLS if path.parent == CONF]
@@ -92,7 +91,7 @@ def test_every_option_composes_and_builds_what_it_names(group, option, tmp_path,
             OmegaConf.to_container(own)
             if not option.startswith("compare_"):
                 schema.check(entry, cfg)
-                signatures.check(own)
+                schema.check_parts(own)
             build(cfg, group, option)
     finally:
         HydraConfig.instance().cfg = None

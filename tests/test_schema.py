@@ -6,7 +6,6 @@ from omegaconf import DictConfig, OmegaConf
 from vcd import schema
 from vcd.cli import CONF
 from vcd.errors import UserError
-from vcd.schema import signatures
 from vcd.schema.verbs import VERBS
 
 COUNT = "it must be a whole number of at least 1, and at most 10000000"
@@ -164,7 +163,7 @@ def test_a_value_has_the_type_that_its_part_takes(with_values):
 
     def said(*values: str) -> str:
         with pytest.raises(UserError) as caught:
-            signatures.check(with_values("train", *values))
+            schema.check_parts(with_values("train", *values))
         return str(caught.value)
 
     assert said("sampler.steps=abc") == "sampler.steps=abc: it must be a valid integer"
@@ -175,7 +174,7 @@ def test_a_value_has_the_type_that_its_part_takes(with_values):
     assert said("mine={_target_: torch.nn.Dropout, p: high}") == "mine.p=high: it must be a valid number"
     assert said("mine={_target_: torch.nn.Dropout, inplace: 1}") == "mine.inplace=1: it must be a valid boolean"
     assert said("sampler.power={a: 1}") == "sampler.power={a: 1}: it must be a valid number"
-    signatures.check(with_values("train", "mine={_target_: torch.nn.Dropout, p: 1, unknown: -1}"))
+    schema.check_parts(with_values("train", "mine={_target_: torch.nn.Dropout, p: 1, unknown: -1}"))
 
 
 # --- sweeps -----------------------------------------------------------------------------------------------------------

@@ -344,6 +344,6 @@ class Untyped(L.Callback):
 
 
 def test_a_callback_of_ones_own_needs_no_types(compose):
-    from vcd.schema import signatures
+    from vcd import schema
 
-    signatures.check(compose(*QUICK, "+callbacks.mine={_target_: test_training.Untyped, word: hello}"))
+    schema.check_parts(compose(*QUICK, "+callbacks.mine={_target_: test_training.Untyped, word: hello}"))

@@ -17,10 +17,11 @@ from vcd.mistakes import explain
 __all__ = ["CONF", "entry", "explain", "listed"]
 
 
-def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:
+def entry(config_name: str, *, checks_parts: bool = True) -> Callable[[Callable], Callable[[], None]]:
     """`hydra.main` on the project's conf/, with one-sentence errors and a non-zero exit.
 
-    The values of the config are checked before the task sees them. Unknown keys and options name the nearest ones. Set
+    The values of the config are checked before the task sees them. checks_parts: also whether they fit the signatures
+    of the parts they are for, which imports these, and torch; False: the task does it when it is ready for that. Unknown keys and options name the nearest ones. Set
     `VCD_TRACEBACK=1` to see where an error came from.
     """
 
@@ -37,6 +38,8 @@ def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:
                 if cfg.get("threads"):
                     threads.take(cfg.threads)
                 _check_device(cfg.get("device", "auto"))
+                if checks_parts:
+                    schema.check_parts(cfg)
                 return task(cfg)
             except Exception as error:
                 if os.environ.get("VCD_TRACEBACK") or not _here():
@@ -61,7 +64,10 @@ def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except Exception as error:
-                if os.environ.get("VCD_TRACEBACK") or (sentence := explain(error, config_name)) is None:
+                sentence = explain(error, config_name)
+                if sentence is None and "omegaconf" in traceback.extract_tb(error.__traceback__)[-1].filename:
+                    sentence = f"these arguments make no config ({_first_line(error)})"
+                if os.environ.get("VCD_TRACEBACK") or sentence is None:
                     raise
                 failures.append((config_name, sentence))
             for name, sentence in failures:

@@ -30,10 +30,8 @@ def main(cfg: DictConfig) -> None:
     from vcd.errors import UserError
     from vcd.files import check_writable
     from vcd.randomness import PerImage
-    from vcd.schema import signatures
 
     out = check_writable(Path(str(cfg.out)).expanduser(), "out")
-    signatures.check(cfg)
     degradation, space = instantiate(cfg.degradation), instantiate(cfg.space)
     data = instantiate(cfg.dataset.source)
     images = data.load("val")

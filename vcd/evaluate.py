@@ -35,10 +35,8 @@ def main(cfg: DictConfig) -> None:
     from vcd.metrics.evaluation import Evaluation, Once
     from vcd.metrics.results import Result, not_finite
     from vcd.quiet import quiet
-    from vcd.schema import signatures
 
     quiet()
-    signatures.check(cfg)
     device = checkpoints.device_of(cfg.device)
     families = [family.find(name) for name in listed(cfg.metrics)]
     least = max((f.least_images for f in families), default=2)

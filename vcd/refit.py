@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from vcd.cli import entry, listed
 from vcd.errors import UserError
 from vcd.evaluate import reference
+from vcd.files import check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,8 @@ def main(cfg: DictConfig) -> None:
     if cfg.ckpt is None:
         raise UserError("say which checkpoint is to have another prior: ckpt=runs/.../last.ckpt")
     path = Path(str(cfg.ckpt))
+    if cfg.out:
+        check_writable(Path(str(cfg.out)), "out")
     model, run = checkpoints.load(path, checkpoints.device_of(cfg.device), cfg.raw, trust=listed(cfg.trust))
     if not model.has_latents:
         raise UserError(f"ckpt={path}: a {type(model).__name__} has no latents, and so no prior")

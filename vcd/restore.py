@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     """Restore images; write each as a PNG, a sheet of all, and restore.csv: PSNR, SSIM and consistency."""
     from vcd import checkpoints, restoring
     from vcd.data import own
-    from vcd.files import write_text
+    from vcd.files import check_writable, write_text
     from vcd.quiet import quiet
     from vcd.randomness import PerImage
 
@@ -32,10 +32,9 @@ def main(cfg: DictConfig) -> None:
         raise UserError("say which checkpoint restores: ckpt=runs/.../last.ckpt")
     if cfg.images is None:
         raise UserError("say what to restore: images=photo.png, a folder or a zip")
-    for key, least in (("samples", 1), ("seed", 0)):
-        if not isinstance(cfg[key], int) or cfg[key] < least:
-            raise UserError(f"{key}={cfg[key]} must be a whole number of at least {least}")
-    model, run = checkpoints.load(cfg.ckpt, checkpoints.device_of(cfg.device), cfg.raw, trust=listed(cfg.trust))
+    out = Path(str(cfg.out)) if cfg.out else Path(str(cfg.ckpt)).parent / "restored"
+    check_writable(out, "out", folder=True)
+    model, run = checkpoints.load(str(cfg.ckpt), checkpoints.device_of(cfg.device), cfg.raw, trust=listed(cfg.trust))
     if cfg.get("degradation") is not None:
         _exchange_degradation(model, cfg, run)
     D = model.degradation
@@ -56,7 +55,6 @@ def main(cfg: DictConfig) -> None:
             draw = PerImage(cfg.seed + 1 + k, range(len(given)), model.device)
             name = f"{way}-{k + 1}" if model.has_latents and cfg.samples > 1 else way
             estimates[name] = restoring.restore(model, way, x_t, level, draw, eps)
-    out = Path(str(cfg.out)) if cfg.out else Path(cfg.ckpt).parent / "restored"
     out.mkdir(parents=True, exist_ok=True)
     rows = _table(model, estimates, x_t, x0, eps, level)
     write_text(out / "restore.csv", "\n".join(",".join(row) for row in rows) + "\n")

@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import Tensor
 from tqdm import tqdm
 
-from vcd import checkpoints, curves, hardware, memory, seeds
+from vcd import checkpoints, curves, hardware, memory, schema, seeds
 from vcd.callbacks.checkpoint import Checkpoint, LastStep
 from vcd.callbacks.heartbeat import Heartbeat
 from vcd.callbacks.pictures import Pictures
@@ -28,7 +28,6 @@ from vcd.loggers import CSVMetrics
 from vcd.models.base import REPORT, Diffusion
 from vcd.quiet import quiet
 from vcd.runs import RunFolder
-from vcd.schema import signatures
 from vcd.signals import Listener
 from vcd.tracking import Tracker
 
@@ -38,7 +37,7 @@ log = logging.getLogger("vcd")
 def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
     """Fit, from the last checkpoint where there is one; leave pictures and curves; mark the run as finished."""
     quiet()
-    signatures.check(cfg)
+    schema.check_parts(cfg)
     seeds.everything(cfg.seed)
     model = checkpoints.build(cfg)
     data = datamodule(cfg, model)

@@ -1,6 +1,7 @@
 """torch.compile of what a model spends its time in."""
 
 import pytorch_lightning as L
+import torch
 from torch import nn
 
 from vcd import compat
@@ -12,6 +13,8 @@ class Compiled(L.Callback):
     """Compiles the model when training starts, and the averaged one that rolls out. Place it after the EMA."""
 
     def __init__(self, *, backend: str = "inductor"):
+        if backend not in (known := torch.compiler.list_backends(exclude_tags=())):
+            raise UserError(f"trainer.compile={backend} is not true, false or one of {', '.join(known)}")
         self.backend = backend
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

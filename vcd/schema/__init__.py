@@ -4,5 +4,6 @@ Keys that are not named here may hold anything: parts come and go, and each chec
 """
 
 from vcd.schema.config import check
+from vcd.schema.signatures import check_parts
 
-__all__ = ["check"]
+__all__ = ["check", "check_parts"]

@@ -154,6 +154,12 @@ class Prior(TypedDict, total=False):
     latent: values.Width
     components: values.Count
     images: values.Count
+    passes: values.Count
+    hidden: values.Width
+    steps: values.Count
+    batch: values.Count
+    lr: values.Positive
+    heun: values.Count
 
 
 class Start(Part, total=False):
@@ -221,6 +227,8 @@ class Pictures(TypedDict, total=False):
 
 
 class Average(TypedDict, total=False):
+    every: values.Count
+    start: values.CountOrZero
     decay: values.BelowOne
 
 

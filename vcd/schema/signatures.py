@@ -14,7 +14,7 @@ from vcd.errors import UserError
 from vcd.schema.config import written
 
 
-def check(cfg: DictConfig) -> None:
+def check_parts(cfg: DictConfig) -> None:
     """UserError where a value is not of the type that its part takes: ranges are what the parts see to themselves.
 
     This imports all parts. Interpolations are checked where their value is set.
