@@ -18,7 +18,7 @@ ATTACKS, SLIPS = 200, 200
 NONSENSE: dict[type, list[str]] = {
     bool: ["maybe", "7", "nan", "[true]", "{a: 1}", "null"],
     int: ["nan", "-7", "abc", "2.5", "1e12", "[1,x]", "{a: 1}", "true", "''", "-1e9"],
-    float: ["nan", "abc", "[1,x]", "{a: 1}", "true", "''", "null"],
+    float: ["nan", "abc", "[1,x]", "{a: 1}", "true", "''"],
     list: ["nan", "{a: 1}", "[[1]]", "[nan]", "true"],
     str: ["{a: 1}", "nan", "[[1]]", "true"],
 }
