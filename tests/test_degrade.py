@@ -69,7 +69,9 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("dataset", options["dataset"])
+@pytest.mark.parametrize(
+    "dataset", [pytest.param(d, marks=[] if d == "cifar10" else pytest.mark.long) for d in options["dataset"]]
+)
 def test_every_degradation_is_built_for_every_dataset(dataset):
     """At the settings of the data set's own yamls; kernels and inverse heat dissipation's blur have a T of their own."""
     own = {"gaussian_blur": "kernel", "black_gaussian_blur": "kernel", "blur_ihd": "ihd"}

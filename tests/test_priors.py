@@ -329,6 +329,7 @@ def test_what_cannot_be_is_refused(make, word):
 # --- another prior for a trained checkpoint ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_given_another_prior_and_samples_with_it_alone(trained, command, tmp_path):
     """Until it is fitted, a prior that needs a fit is refused; then every command takes the new checkpoint as it is."""
     refused = command("sample", f"ckpt={trained.last}", "prior=flow", "n=2", cwd=tmp_path)

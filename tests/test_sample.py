@@ -155,7 +155,7 @@ def test_samples_that_are_not_finite_are_refused(compose, ckpt, tmp_path):
     model, _ = checkpoints.load(ckpt)
     model.sampler.delta = 1e38
     with pytest.raises(UserError, match=r"image \d+ is not finite, and \d+ of 4 in its batch"):
-        write(model, settings(compose, ckpt, "batch_size=4"), tmp_path)
+        write(model, settings(compose, ckpt, "batch_size=4"), tmp_path, sha256="")
     assert not json.loads((tmp_path / "sample.json").read_text())["finished"]
     assert not (tmp_path / "samples.png").exists()
 
@@ -172,7 +172,7 @@ def test_no_noise_that_makes_no_sense(compose, ckpt, delta):
 def test_samples_do_not_depend_on_the_size_of_the_batch(compose, ckpt, model, tmp_path):
     arrays = []
     for size in (10, 3, 1):
-        write(model, settings(compose, ckpt, f"batch_size={size}", "rows=4"), tmp_path / str(size))
+        write(model, settings(compose, ckpt, f"batch_size={size}", "rows=4"), tmp_path / str(size), sha256="")
         arrays.append(np.load(tmp_path / str(size) / "samples.npy").astype(int))
     for other in arrays[1:]:
         apart = np.abs(arrays[0] - other)
@@ -187,7 +187,7 @@ def test_samples_do_not_depend_on_the_size_of_the_batch(compose, ckpt, model, tm
 def test_pictures_do_not_depend_on_the_size_of_the_batch(compose, ckpt, model, tmp_path):
     """The grid has all n images, the sequences as many rows as asked for."""
     for size in (10, 3):
-        write(model, settings(compose, ckpt, f"batch_size={size}", "rows=4"), tmp_path / str(size))
+        write(model, settings(compose, ckpt, f"batch_size={size}", "rows=4"), tmp_path / str(size), sha256="")
     for name in ("samples.png", "sequences.png"):
         with Image.open(tmp_path / "10" / name) as one, Image.open(tmp_path / "3" / name) as other:
             assert one.size == other.size, name
@@ -195,16 +195,16 @@ def test_pictures_do_not_depend_on_the_size_of_the_batch(compose, ckpt, model, t
 
 
 def test_samples_are_those_of_seed_and_index(compose, ckpt, model, tmp_path):
-    write(model, settings(compose, ckpt), tmp_path / "a")
-    write(model, settings(compose, ckpt, "n=4"), tmp_path / "b")
-    write(model, settings(compose, ckpt, "n=4", "seed=4"), tmp_path / "c")
+    write(model, settings(compose, ckpt), tmp_path / "a", sha256="")
+    write(model, settings(compose, ckpt, "n=4"), tmp_path / "b", sha256="")
+    write(model, settings(compose, ckpt, "n=4", "seed=4"), tmp_path / "c", sha256="")
     a, b, c = (np.load(tmp_path / name / "samples.npy").astype(int) for name in "abc")
     assert np.abs(a[:4] - b).max() <= 1 and np.abs(b - c).max() > 1
 
 
 def test_drawing_anew_leaves_nothing_of_the_old(compose, ckpt, model, tmp_path):
-    write(model, settings(compose, ckpt), tmp_path)
-    write(model, settings(compose, ckpt, "n=4"), tmp_path)
+    write(model, settings(compose, ckpt), tmp_path, sha256="")
+    write(model, settings(compose, ckpt, "n=4"), tmp_path, sha256="")
     array = np.load(tmp_path / "samples.npy")
     assert len(array) == 4 and np.array_equal(pngs(tmp_path)[..., None], array)
 

@@ -384,7 +384,7 @@ def test_the_loss_is_the_bound_by_monte_carlo(compose):
     with torch.no_grad():
         for p in model.network.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    n = 4096
+    n = 2048
     x0 = (torch.rand(1, 1, 8, 8) * 2 - 1).expand(n, -1, -1, -1)
     gamma = model.gamma(torch.arange(T + 1) / T)
     total = torch.zeros(n)
@@ -407,7 +407,7 @@ def test_the_loss_is_the_bound_by_monte_carlo(compose):
         t = model.degradation.T * (1 - torch.arange(n) / n)
         batch = Degraded(x0, t, torch.zeros_like(t), x0, x0, torch.randn_like(x0), torch.zeros(n).long())
         found = model.losses(batch).terms["diffusion_bpd"].mean()
-    assert found.item() == pytest.approx(exact.item(), rel=0.05)
+    assert found.item() == pytest.approx(exact.item(), rel=0.06)
 
 
 @pytest.mark.parametrize("kind", [Fixed, LearnedLinear, LearnedNet])

@@ -158,6 +158,7 @@ def test_images_given_to_a_model_are_encoded_by_its_space(mine):
     assert columns(model, [request.paths(model, "images", 1)] * 2).shape == (1, 2, 1, 8, 8)
 
 
+@pytest.mark.long
 def test_the_levels_of_a_degradation_are_drawn_as_images(mine, command):
     """Negatives that fade to 1 fade to black, and the picture of the levels says so."""
     drawn = []

@@ -179,7 +179,7 @@ def contributions(T: int = 6) -> Bands:
     return Bands(list(range(T, 0, -1)), power, torch.arange(T).float(), torch.rand(T, 15, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("T", [1, 6, 100])
+@pytest.mark.parametrize("T", [1, pytest.param(6, marks=pytest.mark.long), 100])
 def test_what_steps_contribute(drawn, tmp_path, T):
     figures.bands(tmp_path / "bands.png", [("VCD", contributions(T)), ("VWD", contributions(T))])
     assert len(figures.contributions(contributions(T))) == 3

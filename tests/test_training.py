@@ -126,6 +126,7 @@ def send(hook: str, at: int, by: int = signal.SIGTERM) -> str:
 # --- what it leaves ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_last_step_is_logged_and_validated_wherever_the_intervals_fall(train):
     run = train()
     assert rows(run.path) == {2: {"train"}, 3: {"val"}, 5: {"train"}, 7: {"val"}, 8: {"train"}, 9: {"train", "val"}}
@@ -142,6 +143,7 @@ def test_a_run_shorter_than_every_interval_has_a_loss_and_needs_no_pictures(trai
     assert [name for name, _ in run.results()] == ["curves", "metrics", "checkpoint"]
 
 
+@pytest.mark.long
 def test_intervals_are_in_steps_also_where_a_step_is_several_batches(train):
     run = train("trainer.accumulate_grad_batches=2", "trainer.val_check_interval=3", "trainer.max_steps=7")
     assert rows(run.path) == {2: {"train", "val"}, 5: {"train", "val"}, 6: {"train", "val"}}
@@ -182,7 +184,7 @@ def straight(compose, tmp_path_factory) -> Path:
     ("hook", "at", "saved"),
     [
         ("on_train_batch_start", 3, 4),  # before a step that a validation follows
-        ("teardown", 10, 10),
+        pytest.param("teardown", 10, 10, marks=pytest.mark.long),
         pytest.param("on_train_batch_start", 4, 5, marks=pytest.mark.long),  # before a step: it is done, and saved
         pytest.param("on_train_batch_end", 8, 8, marks=pytest.mark.long),
         pytest.param("on_validation_batch_start", 4, 4, marks=pytest.mark.long),
@@ -203,6 +205,7 @@ def test_told_to_stop_it_saves_and_goes_on_as_if_nothing_had_been(train, straigh
     assert train().finished and not unequal(straight, folder)
 
 
+@pytest.mark.long
 def test_told_to_stop_at_the_very_end_it_repeats_the_end(train, straight, tmp_path):
     told = "callbacks.pictures._target_=test_training.Told"
     with pytest.raises(SystemExit) as stop:
@@ -212,7 +215,10 @@ def test_told_to_stop_at_the_very_end_it_repeats_the_end(train, straight, tmp_pa
     assert train().finished and not unequal(straight, tmp_path / "run")
 
 
-@pytest.mark.parametrize(("hook", "saved"), [("on_train_batch_start", 7), ("on_save_checkpoint", 6)])
+@pytest.mark.parametrize(
+    ("hook", "saved"),
+    [("on_save_checkpoint", 6), pytest.param("on_train_batch_start", 7, marks=pytest.mark.long)],
+)
 def test_ctrl_c_cancels_with_everything_saved(train, straight, tmp_path, hook, saved):
     """Also when it comes during a save, which is then finished first."""
     with pytest.raises(SystemExit) as stop:
@@ -304,6 +310,7 @@ def test_a_run_folder_that_is_deleted_is_not_a_full_disk(train, tmp_path, again)
     assert not (tmp_path / "run").exists() or not [*(tmp_path / "run").iterdir()]
 
 
+@pytest.mark.long
 def test_what_killed_processes_left_half_written_is_swept_away(train, tmp_path):
     with pytest.raises(SystemExit):
         train(send("on_train_batch_start", 4))

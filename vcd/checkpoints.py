@@ -4,6 +4,7 @@ import hashlib
 import logging
 import zipfile
 from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,52 @@ def build(cfg: DictConfig) -> Diffusion:
     return model(degradation=instantiate(cfg.degradation), space=space)
 
 
+class Checkpoint:
+    """A checkpoint that was read once: the config of its run, its step, its digest, and what can be made of it.
+
+    trust: your own modules that it may name: without, it is made of parts of vcd alone, whoever wrote it. UserError when
+    it is missing, damaged or not ours.
+    """
+
+    def __init__(self, path: str | Path, trust: Collection[str] = ()):
+        self.path, self.trust = Path(path), [trust] if isinstance(trust, str) else list(trust)
+        self._content = read(path)
+        self.step: int = self._content.get("global_step", 0)
+
+    @cached_property
+    def sha256(self) -> str:
+        return fingerprint(self.path)
+
+    @property
+    def config(self) -> DictConfig:
+        """The config of its run; what looks like an interpolation is text."""
+        return stored.literal(self._content[CONFIG])
+
+    def model(
+        self, device: torch.device | str = "cpu", *, raw: bool = False, parts: Mapping[str, Any] | None = None
+    ) -> tuple[Diffusion, DictConfig]:
+        """The model with its averaged (or raw) weights, ready to sample, and the config that it is made of.
+
+        parts: nodes that replace parts of the model, such as {"prior": ...}; they may refer to the run's config.
+        """
+        parts = parts or {}
+        named = stored.targets({name: OmegaConf.to_container(OmegaConf.create(node)) for name, node in parts.items()})
+        reader = stored.Reader(f"ckpt={self.path}", [*self.trust, *named])
+        try:
+            cfg = self.config
+            for name, node in parts.items():
+                cfg.model[name] = node
+            model = _planned(OmegaConf.to_container(cfg, resolve=True), reader)()
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"ckpt={self.path}: its config does not fit this version of vcd ({_reason(error)})"
+            ) from error
+        _fill(model, self._content, self.path, raw, parts)
+        return model.to(device).eval(), cfg
+
+
 def load(
     path: str | Path,
     device: torch.device | str = "cpu",
@@ -98,32 +145,15 @@ def load(
     parts: Mapping[str, Any] | None = None,
     trust: Collection[str] = (),
 ) -> tuple[Diffusion, DictConfig]:
-    """The model of a checkpoint with its averaged (or raw) weights, ready to sample, and the config of its run.
-
-    parts: nodes that replace parts of the model, such as {"prior": ...}; they may refer to the run's config. trust: your
-    own modules that the checkpoint may name: without, it is made of parts of vcd alone, whoever wrote it.
-    """
-    checkpoint, parts = read(path), parts or {}
-    named = stored.targets({name: OmegaConf.to_container(OmegaConf.create(node)) for name, node in parts.items()})
-    reader = stored.Reader(f"ckpt={path}", [*([trust] if isinstance(trust, str) else trust), *named])
-    try:
-        cfg = stored.literal(checkpoint[CONFIG])
-        for name, node in parts.items():
-            cfg.model[name] = node
-        config = OmegaConf.to_container(cfg, resolve=True)
-        model = _planned(config, reader)()
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"ckpt={path}: its config does not fit this version of vcd ({_reason(error)})") from error
-    _fill(model, checkpoint, path, raw, parts)
-    return model.to(device).eval(), cfg
+    """The model of the checkpoint at `path`, ready to sample, and its config: `Checkpoint.model` in one call."""
+    return Checkpoint(path, trust).model(device, raw=raw, parts=parts)
 
 
-def load_weights(model: Diffusion, path: str | Path, raw: bool = False) -> Diffusion:
-    """The model with the weights of a checkpoint, ready to sample: for a config of one's own, the stored one is not read."""
-    _fill(model, read(path), path, raw)
-    return model.eval()
+def load_weights(model: Diffusion, path: str | Path) -> bool:
+    """Give the model the weights of a checkpoint of its own run, ready to sample; whether its prior is fitted already."""
+    checkpoint = read(path)
+    _fill(model.eval(), checkpoint, path, raw=False)
+    return checkpoint.get(FITTED, False)
 
 
 def _planned(config: Any, reader: stored.Reader) -> stored.Make:

@@ -16,6 +16,7 @@ from vcd.files import check_writable
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vcd.checkpoints import Checkpoint
     from vcd.data.base import ImageData
     from vcd.metrics.extractor import Extractor
     from vcd.metrics.results import Number
@@ -45,9 +46,9 @@ def main(cfg: DictConfig) -> None:
     out = Path(str(cfg.out)) if cfg.out else place(Path(cfg.ckpt) if cfg.ckpt else None)
     if not cfg.prefetch:
         check_writable(out, "out")
-    loaded = (cfg.ckpt, device, cfg.raw, _parts(cfg), listed(cfg.trust))
-    model, run = (None, None) if cfg.ckpt is None else checkpoints.load(*loaded)
-    data = Once(reference(cfg, run))
+    checkpoint = None if cfg.ckpt is None else checkpoints.Checkpoint(cfg.ckpt, listed(cfg.trust))
+    model = None if checkpoint is None else checkpoint.model(device, raw=cfg.raw, parts=_parts(cfg))[0]
+    data = Once(reference(cfg, None if checkpoint is None else checkpoint.config))
     asking = [f.name for f in families if f.needs_a_model]
     if not cfg.prefetch and model is None and (cfg.images is None or asking):
         without = f" and no {' or '.join(asking)}, which ask a model" if asking else ""
@@ -64,7 +65,7 @@ def main(cfg: DictConfig) -> None:
     _check_size(data, least)
     if any(f.needs_features for f in families):
         ready()  # before the sampling, for what is missing here
-    images, subject = _subject(cfg, model, run, data)
+    images, subject = _subject(cfg, model, checkpoint, data)
     if len(images) < least:
         what = (
             f"images={cfg.images} has"
@@ -145,24 +146,22 @@ def reference(cfg: DictConfig, run: DictConfig | None) -> "ImageData":
             log.warning("the checkpoint was trained on %s and is compared with %s", run.dataset.name, node.name)
     if own is cfg:
         return instantiate(source)
-    reader = stored.Reader(f"ckpt={cfg.ckpt}", listed(cfg.trust))
-    return reader.make(source, ImageData, "dataset.source")
+    return stored.Reader(f"ckpt={cfg.ckpt}", listed(cfg.trust)).make(source, ImageData, "dataset.source")
 
 
 def _subject(
-    cfg: DictConfig, model: "Diffusion | None", run: DictConfig | None, data: "ImageData"
+    cfg: DictConfig, model: "Diffusion | None", checkpoint: "Checkpoint | None", data: "ImageData"
 ) -> tuple["Tensor", dict[str, Any]]:
     """The images, and where they come from."""
-    from vcd import checkpoints
     from vcd.data import own
     from vcd.metrics import samples
 
-    if cfg.images is not None or model is None or run is None:
+    if cfg.images is not None or model is None or checkpoint is None:
         images = own.read(cfg.images, size=data.size, channels=data.channels, key="images")
         return images, {"images": str(Path(cfg.images).resolve()), "n": len(images)}
     parts: Any = OmegaConf.to_container(OmegaConf.create(_parts(cfg)))
-    drawn = samples.generate(model, cfg.ckpt, n=cfg.n, seed=cfg.seed, batch_size=cfg.batch_size, processes=cfg.processes,
-                             raw=cfg.raw, parts=parts, trust=listed(cfg.trust))  # fmt: skip
+    drawn = samples.generate(model, checkpoint, n=cfg.n, seed=cfg.seed, batch_size=cfg.batch_size,
+                             processes=cfg.processes, raw=cfg.raw, parts=parts)  # fmt: skip
     images, finite = drawn["images"], drawn["finite"]
     if not finite.all():
         log.warning("%d of %d samples are not finite: they are left out", (~finite).sum(), len(finite))
@@ -170,10 +169,10 @@ def _subject(
     if by_others := cfg.raw and _fitted(model):
         log.warning("raw=true: the prior was fitted to latents of the averaged weights, not of these; prior=independent "
                     "is fitted to none")  # fmt: skip
-    step = checkpoints.read(cfg.ckpt)["global_step"]
+    run, step = checkpoint.config, checkpoint.step
     seconds = drawn["seconds"].item()
     return images, {
-        "ckpt": str(Path(cfg.ckpt).resolve()), "sha256": checkpoints.fingerprint(cfg.ckpt), "model": type(model).__name__,
+        "ckpt": str(Path(cfg.ckpt).resolve()), "sha256": checkpoint.sha256, "model": type(model).__name__,
         "data": run.dataset.name, "degradation": type(model.degradation).__name__, "T": model.degradation.T,
         "sampler": type(model.sampler).__name__, "prior": type(model.prior).__name__ if hasattr(model, "prior") else None,
         "prior_fitted_to": "averaged weights" if by_others else None,

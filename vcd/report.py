@@ -95,11 +95,11 @@ def look(
     if not (folder / "last.ckpt").is_file():
         raise UserError(f"run={folder} holds no last.ckpt: give a run folder, such as one below runs/")
     evaluation = results.read(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
-    model, cfg = checkpoints.load(folder / "last.ckpt", device, trust=trust)
+    checkpoint = checkpoints.Checkpoint(folder / "last.ckpt", trust)
+    model, cfg = checkpoint.model(device)
     trajectory = model.sample(PerImage(seed, range(n), model.device), keep=FRAMES)
     states = torch.stack([model.space.decode(x).cpu() for x in trajectory.states])
     rows = states[style.some(len(states), STATES)[::-1], :8].transpose(0, 1)  # x_T first
-    steps = checkpoints.read(folder / "last.ckpt")["global_step"]
     status = json.loads((folder / "status.json").read_text()) if (folder / "status.json").exists() else {}
     seen = Look(
         name=folder.resolve().name,
@@ -108,8 +108,8 @@ def look(
             "data": cfg.dataset.name,
             "levels T": str(cfg["T"]),
             "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
-            "steps": f"{steps:,} of {cfg.trainer.max_steps:,}",
-            "images seen": f"{steps * cfg.batch_size:,}",
+            "steps": f"{checkpoint.step:,} of {cfg.trainer.max_steps:,}",
+            "images seen": f"{checkpoint.step * cfg.batch_size:,}",
             "state": status.get("state", "unknown"),
             "seed": str(cfg.seed),
         },

@@ -27,8 +27,8 @@ def main(cfg: DictConfig) -> None:
     if cfg.ckpt is None:
         raise UserError("say which checkpoint to sample from: ckpt=runs/.../last.ckpt")
     parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
-    device, trust = checkpoints.device_of(cfg.device), listed(cfg.trust)
-    model, _ = checkpoints.load(str(cfg.ckpt), device, cfg.raw, parts, trust)
+    checkpoint = checkpoints.Checkpoint(str(cfg.ckpt), listed(cfg.trust))
+    model, _ = checkpoint.model(checkpoints.device_of(cfg.device), raw=cfg.raw, parts=parts)
     if cfg.delta is not None:
         model.sampler.delta = cfg.delta
     chosen = "".join(f"-{type(getattr(model, part)).__name__.lower()}" for part in parts)
@@ -38,12 +38,12 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"out={out} holds files that are not samples; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     with explained(out / "samples.npy"):
-        written = write(model, cfg, out)
+        written = write(model, cfg, out, sha256=checkpoint.sha256)
     for name, path in written.items():
         log.info("%-10s %s", name, path)
 
 
-def write(model: "Diffusion", cfg: DictConfig, out: Path) -> dict[str, Path]:
+def write(model: "Diffusion", cfg: DictConfig, out: Path, *, sha256: str) -> dict[str, Path]:
     """Sample in batches, never holding more than one batch of states, and write everything into `out`.
 
     UserError where an image is not finite.
@@ -55,12 +55,11 @@ def write(model: "Diffusion", cfg: DictConfig, out: Path) -> dict[str, Path]:
     from tqdm import tqdm
 
     from vcd.callbacks.pictures import FRAMES, write_sequences
-    from vcd.checkpoints import fingerprint
     from vcd.images import write_png
     from vcd.randomness import PerImage
 
     out.mkdir(parents=True, exist_ok=True)
-    facts = {"ckpt": str(cfg.ckpt), "sha256": fingerprint(str(cfg.ckpt)), "n": cfg.n, "seed": cfg.seed, "raw": cfg.raw,
+    facts = {"ckpt": str(cfg.ckpt), "sha256": sha256, "n": cfg.n, "seed": cfg.seed, "raw": cfg.raw,
              "prior": type(getattr(model, "prior", None)).__name__, "sampler": type(model.sampler).__name__,
              "delta": model.sampler.delta}  # fmt: skip
     _say(out, facts, finished=False)

@@ -54,7 +54,7 @@ def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
     with tracked(trackers, run, metrics, begun.step):
         fit(run, trainer, model, data, listener, begun)
         if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
-            model = fit_priors(cfg, run, data, trainer.strategy.root_device, listener)
+            fit_priors(cfg, run, model.to(trainer.strategy.root_device), data, listener)
             conclude(run, model, metrics, list(callbacks.values()), trackers, trainer.global_step)
 
 
@@ -188,18 +188,16 @@ def fit(
 
 
 def fit_priors(
-    cfg: DictConfig, run: RunFolder, data: DegradationDataModule, device: torch.device, listener: Listener
-) -> Diffusion:
-    """Fit the prior of every checkpoint to its averaged weights; the model of the last one."""
+    cfg: DictConfig, run: RunFolder, model: Diffusion, data: DegradationDataModule, listener: Listener
+) -> None:
+    """Fit the prior of every checkpoint to its averaged weights. The model is left with those of the last one."""
     for path in (*sorted(run.path.glob("step-*.ckpt")), run.last):
-        model = checkpoints.load_weights(checkpoints.build(cfg), path).to(device)
-        if checkpoints.read(path).get(checkpoints.FITTED):  # by an earlier start
+        if checkpoints.load_weights(model, path):  # fitted by an earlier start
             continue
         with seeds.seeded(cfg.seed, model.device):  # whatever happened on the way here
             model.fit_prior(endless(data, of=path.name, bar=cfg.trainer.enable_progress_bar))
         with listener.patiently():
             checkpoints.store_buffers(path, model)
-    return model
 
 
 def endless(data: DegradationDataModule, *, of: str, bar: bool) -> Iterator[Float[Tensor, "b c h w"]]:

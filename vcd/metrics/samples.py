@@ -2,8 +2,6 @@
 
 import math
 import time
-from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +9,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from vcd import checkpoints
+from vcd.checkpoints import Checkpoint
 from vcd.metrics.cached import Tensors, cached, key
 from vcd.models.base import Diffusion
 from vcd.randomness import PerImage
@@ -35,13 +33,13 @@ def draw(
 def _share(job: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """What one of several processes draws."""
     torch.set_num_threads(job["threads"])
-    model, _ = checkpoints.load(job["ckpt"], job["device"], job["raw"], job["parts"], job["trust"])
+    model, _ = Checkpoint(job["ckpt"], job["trust"]).model(job["device"], raw=job["raw"], parts=job["parts"])
     return draw(model, job["seed"], job["indices"], job["batch_size"], show=job["rank"] == 0)
 
 
 def generate(
     model: Diffusion,
-    ckpt: str,
+    checkpoint: Checkpoint,
     *,
     n: int,
     seed: int,
@@ -49,12 +47,11 @@ def generate(
     processes: int,
     raw: bool,
     parts: dict[str, Any],
-    trust: Collection[str] = (),
 ) -> Tensors:
     """`images` (n, c, h, w), whether they are `finite` (n,), and the `seconds` that drawing took; kept beside the
     checkpoint under its hash, sampler, prior, noise, seed, n and the generator of random numbers."""
     facts = dict(
-        ckpt=checkpoints.fingerprint(ckpt), parts=parts, delta=model.sampler.delta, seed=seed, n=n, raw=raw,
+        ckpt=checkpoint.sha256, parts=parts, delta=model.sampler.delta, seed=seed, n=n, raw=raw,
         draws=DRAWS,
     )  # fmt: skip
 
@@ -65,7 +62,7 @@ def generate(
         else:
             count, each = torch.cuda.device_count(), math.ceil(n / processes)
             jobs: list[dict[str, Any]] = [
-                dict(ckpt=ckpt, raw=raw, parts=parts, trust=trust, seed=seed, batch_size=batch_size, rank=rank,
+                dict(ckpt=checkpoint.path, raw=raw, parts=parts, trust=checkpoint.trust, seed=seed, batch_size=batch_size, rank=rank,
                      indices=range(rank * each, min(n, (rank + 1) * each)),
                      threads=max(1, torch.get_num_threads() // processes),
                      device=f"cuda:{rank % count}" if model.device.type == "cuda" else str(model.device))
@@ -78,4 +75,4 @@ def generate(
             images, finite = (torch.cat(side) for side in zip(*shares, strict=True))
         return {"images": images, "finite": finite, "seconds": torch.tensor(time.monotonic() - began)}
 
-    return cached(Path(ckpt).parent / "samples" / f"{key(**facts)}.pt", make)
+    return cached(checkpoint.path.parent / "samples" / f"{key(**facts)}.pt", make)
