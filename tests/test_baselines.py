@@ -13,7 +13,7 @@ from vcd.cli import explain
 from vcd.degradations.noise import Noise
 from vcd.predictions import Eps
 from vcd.randomness import PerImage
-from vcd.samplers import DDIM, Cold, Naive, Sequential
+from vcd.samplers import DDIM, Cold, Move, Naive, Sequential
 from vcd.schedules import Cosine, Linear
 from vcd.spaces import Pixels
 from vcd.starts import Black, TrainSet
@@ -128,7 +128,7 @@ def test_ddim_with_eta_1_has_the_mean_and_variance_of_the_posterior():
         x, x0 = torch.randn(1, 1, 8, 8).expand(n, -1, -1, -1), model.x0[:1].expand(n, -1, -1, -1)
         one = Restorer(D, x0, torch.zeros_like(x0))
         t, s = torch.full((n,), level), torch.full((n,), below)
-        x_s = DDIM(eta=1.0).step(one, x, t, s, Condition(), lambda: torch.randn(n, 1, 8, 8)).x
+        x_s = DDIM(eta=1.0).step(one, Move(x, t, s, Condition(), lambda: torch.randn(n, 1, 8, 8))).x
         a = a_t / a_s
         mean = (a_s.sqrt() * (1 - a) * x0[0] + a.sqrt() * (1 - a_s) * x[0]) / (1 - a_t)
         std = ((1 - a_s) / (1 - a_t) * (1 - a)).sqrt()

@@ -20,7 +20,7 @@ from vcd.exact_steps import Exact, Momentum
 from vcd.perturbations import Rollout
 from vcd.predictions import VXt, Xt
 from vcd.randomness import PerImage
-from vcd.samplers import DDIM, Sequential
+from vcd.samplers import DDIM, Move, Sequential
 from vcd.schedules import Cosine, Tangent
 from vcd.spaces import Pixels
 
@@ -73,7 +73,7 @@ def test_one_exact_step_with_the_true_image_keeps_the_moments(fading, t, s):
     D, delta = blur(fading), 0.3
     x0 = (torch.rand(1, 1, SIZE, SIZE) * 2 - 1).expand(N, -1, -1, -1)
     x_t = D(x0, at(t)) + delta * draw()
-    x_s = Exact(delta=delta).step(Oracle(D, x0), x_t, at(t), at(s), UNCONDITIONAL, draw).x
+    x_s = Exact(delta=delta).step(Oracle(D, x0), Move(x_t, at(t), at(s), UNCONDITIONAL, draw)).x
     same_moments(x_s, D(x0, at(s)), delta)
 
 
@@ -82,7 +82,7 @@ def test_noise_stays_where_the_signal_does_and_is_new_where_it_was_lost():
     D, delta, t, s = blur(False), 0.3, 4, 3
     x0 = torch.zeros(N, 1, SIZE, SIZE)
     old = draw()
-    x_s = Exact(delta=delta).step(Oracle(D, x0), D(x0, at(t)) + delta * old, at(t), at(s), UNCONDITIONAL, draw).x
+    x_s = Exact(delta=delta).step(Oracle(D, x0), Move(D(x0, at(t)) + delta * old, at(t), at(s), UNCONDITIONAL, draw)).x
     u, v = in_waves((x_s - D(x0, at(s))) / delta), in_waves(old)
     f = math.pi * torch.arange(SIZE) / SIZE
     sigma = torch.logspace(math.log10(0.4), math.log10(SIZE), T - 1)

@@ -18,7 +18,7 @@ from vcd.models.vdm import VDM
 from vcd.noise_schedules import VP, Geometric, Karras, LogSNR, SubVP
 from vcd.predictions import EDM, X0, Eps, V
 from vcd.randomness import PerImage
-from vcd.samplers import DDIM
+from vcd.samplers import DDIM, Move
 from vcd.schedules import Cosine, Linear
 from vcd.solvers import DPMSolver, Euler, Heun, Langevin, ReverseSDE
 from vcd.spaces import Bins, Pixels
@@ -163,7 +163,7 @@ def test_the_stationary_variance_of_langevin():
     step = Langevin(repeats=200, rate=rate).step
     t = torch.ones(n, dtype=torch.long)
     # on the way to level 2, which does not end with denoising
-    walked = step(Optimal(D, v), y, t, t + 1, Condition(), lambda: torch.randn_like(y)).x
+    walked = step(Optimal(D, v), Move(y, t, t + 1, Condition(), lambda: torch.randn_like(y))).x
     assert walked.var().item() == pytest.approx(u / (1 - rate / (2 * u)), rel=0.03)
 
 

@@ -3,13 +3,12 @@
 import itertools
 from typing import final
 
-from vcd.batch import Condition
 from vcd.degradations.base import Degradation
 from vcd.degradations.transition import transition
 from vcd.levels import Levels
 from vcd.predictions import Prediction, gaussian
 from vcd.restorer import Restorer
-from vcd.samplers import Draw, Pixels, Restoring, Sampler, Step
+from vcd.samplers import Draw, Move, Pixels, Restoring, Sampler, Step
 
 
 @final
@@ -35,22 +34,14 @@ class Exact(Sampler):
         """The noise of the first state; later ones have theirs."""
         return x if before is not None else super().noisy(x, draw, before)
 
-    def step(
-        self,
-        model: Restorer,
-        x: Pixels,
-        t: Levels,
-        s: Levels,
-        condition: Condition,
-        draw: Draw,
-        before: Step | None = None,
-    ) -> Step:
+    def step(self, model: Restorer, move: Move) -> Step:
         """All images at one level t."""
-        x_s = model.restore(x, t, s, condition)
+        x, t, s = move.x, move.t, move.s
+        x_s = model.restore(x, t, s, move.condition)
         if not s.any():
             return Step(x_s, None, t)
         M = transition(model.degradation, int(t[0]), int(s[0])).to(x.device)
-        return Step(x_s + M.back(x - M(x_s)) + self.delta * M.lost(draw()), None, t)
+        return Step(x_s + M.back(x - M(x_s)) + self.delta * M.lost(move.draw()), None, t)
 
 
 @final

@@ -20,7 +20,7 @@ from vcd.errors import UserError
 from vcd.exact_steps import Exact
 from vcd.levels import Levels
 from vcd.restorer import Encoding
-from vcd.samplers import Sampler
+from vcd.samplers import Move, Sampler
 
 
 @runtime_checkable
@@ -187,7 +187,7 @@ class Rollout(Perturbation):
         v = self.noisy(x)
         q = teacher.encode(v, teacher.degradation(walkers.x0, s, walkers.eps), k, s)
         condition = walkers.condition.given(None if q is None else q.sample())
-        return teacher.sampler.step(teacher, v, k, k - 1, condition, lambda: torch.randn_like(v)).x
+        return teacher.sampler.step(teacher, Move(v, k, k - 1, condition, lambda: torch.randn_like(v))).x
 
 
 def _active(steps: Levels) -> list[int]:

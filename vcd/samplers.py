@@ -35,6 +35,22 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Move:
+    """A step that is to be taken: from x at level t to level s.
+
+    condition: what the network is told besides; draw: as much noise as the step needs; before: the step that led to x,
+    for multistep methods.
+    """
+
+    x: Pixels
+    t: Levels
+    s: Levels
+    condition: Condition
+    draw: Draw
+    before: Step | None = None
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """states[i] is x at level levels[i], from levels[0] = 0 up to the level it started from.
 
@@ -74,17 +90,8 @@ class Sampler(ABC):
         """The level that is asked of the network on the way from t to s."""
 
     @abstractmethod
-    def step(
-        self,
-        model: Restorer,
-        x: Pixels,
-        t: Levels,
-        s: Levels,
-        condition: Condition,
-        draw: Draw,
-        before: Step | None = None,
-    ) -> Step:
-        """From x_t to x_s. draw: as much noise as the step needs; before: the step that led to x_t, for multistep methods."""
+    def step(self, model: Restorer, move: Move) -> Step:
+        """From x_t to x_s."""
 
     def check(self, D: Degradation, prediction: Prediction) -> None:
         """UserError where this sampler cannot go with that degradation or prediction."""
@@ -145,7 +152,7 @@ class Sampler(ABC):
             t, s = (torch.full((len(x),), at, device=x.device) for at in (high, low))
             v = self.noisy(x, draw, before)
             z = latents(v, t, s) if callable(latents) else None if latents is None else latents[high - 1]
-            before = self.step(model, v, t, s, condition.given(z), draw, before)
+            before = self.step(model, Move(v, t, s, condition.given(z), draw, before))
             x = before.x
             if i in kept and before.x0hat is not None:
                 estimates.append(before.x0hat)
@@ -167,17 +174,8 @@ class Sequential(Sampler):
     def ask(self, t: Levels, s: Levels) -> Levels:
         return s
 
-    def step(
-        self,
-        model: Restorer,
-        x: Pixels,
-        t: Levels,
-        s: Levels,
-        condition: Condition,
-        draw: Draw,
-        before: Step | None = None,
-    ) -> Step:
-        return Step(model.restore(x, t, s, condition), None, t)
+    def step(self, model: Restorer, move: Move) -> Step:
+        return Step(model.restore(move.x, move.t, move.s, move.condition), None, move.t)
 
 
 class Restoring(Sampler, ABC):
@@ -188,18 +186,10 @@ class Restoring(Sampler, ABC):
     def ask(self, t: Levels, s: Levels) -> Levels:
         return torch.zeros_like(t)
 
-    def step(
-        self,
-        model: Restorer,
-        x: Pixels,
-        t: Levels,
-        s: Levels,
-        condition: Condition,
-        draw: Draw,
-        before: Step | None = None,
-    ) -> Step:
-        x0hat = self.clean(model, model.restore(x, t, torch.zeros_like(t), condition))
-        return Step(self.degrade(model.degradation, x, x0hat, t, s, draw), x0hat, t)
+    def step(self, model: Restorer, move: Move) -> Step:
+        x, t = move.x, move.t
+        x0hat = self.clean(model, model.restore(x, t, torch.zeros_like(t), move.condition))
+        return Step(self.degrade(model.degradation, x, x0hat, t, move.s, move.draw), x0hat, t)
 
     def clean(self, model: Restorer, x0hat: Pixels) -> Pixels:
         """The estimate of x_0 that the step goes on with."""

@@ -19,7 +19,7 @@ from vcd.errors import UserError
 from vcd.levels import Levels, per_image
 from vcd.predictions import Prediction, gaussian
 from vcd.restorer import Restorer
-from vcd.samplers import Draw, Pixels, Sampler, Step
+from vcd.samplers import Move, Pixels, Sampler, Step
 from vcd.schedules import Number
 
 
@@ -51,19 +51,10 @@ class Solver(Sampler, ABC):
 class Euler(Solver):
     """The probability-flow ODE by Euler's method: DDIM in other coordinates."""
 
-    def step(
-        self,
-        model: Restorer,
-        x: Pixels,
-        t: Levels,
-        s: Levels,
-        condition: Condition,
-        draw: Draw,
-        before: Step | None = None,
-    ) -> Step:
-        D = gaussian(model.degradation)
+    def step(self, model: Restorer, move: Move) -> Step:
+        D, x, t, s = gaussian(model.degradation), move.x, move.t, move.s
         (a_t, n_t), (a_s, n_s) = D.at(t), D.at(s)
-        x0hat = self.clean(model, x, t, condition)
+        x0hat = self.clean(model, x, t, move.condition)
         y, low = x / a_t, (n_s / a_s) / (n_t / a_t)
         return Step(a_s * (x0hat + low * (y - x0hat)), x0hat, t)
 
@@ -84,31 +75,23 @@ class Heun(Solver):
         self.churn, self.sigma_min, self.inflation = churn, sigma_min, inflation
         self.sigma_max = math.inf if sigma_max is None else sigma_max
 
-    def step(
-        self,
-        model: Restorer,
-        x: Pixels,
-        t: Levels,
-        s: Levels,
-        condition: Condition,
-        draw: Draw,
-        before: Step | None = None,
-    ) -> Step:
-        D = gaussian(model.degradation)
-        x, t = self._churned(D, x, t, draw) if self.churn else (x, t)
+    def step(self, model: Restorer, move: Move) -> Step:
+        D, x, t, s = gaussian(model.degradation), move.x, move.t, move.s
+        x, t = self._churned(D, move) if self.churn else (x, t)
         (a_t, n_t), (a_s, n_s) = D.at(t), D.at(s)
         y, high, low = x / a_t, n_t / a_t, n_s / a_s
-        x0hat = self.clean(model, x, t, condition)
+        x0hat = self.clean(model, x, t, move.condition)
         slope = (y - x0hat) / high
         y_s = y + (low - high) * slope
         if bool((s == 0).all()):
             return Step(a_s * y_s, x0hat, t)
-        again = self.clean(model, a_s * y_s, s, condition)
+        again = self.clean(model, a_s * y_s, s, move.condition)
         slope_s = torch.where(low > 0, (y_s - again) / low.clamp(min=torch.finfo(low.dtype).tiny), slope)
         return Step(a_s * (y + (low - high) * (slope + slope_s) / 2), x0hat, t)
 
-    def _churned(self, D: GaussianDegradation, x: Pixels, t: Levels, draw: Draw) -> tuple[Pixels, Levels]:
+    def _churned(self, D: GaussianDegradation, move: Move) -> tuple[Pixels, Levels]:
         """x at a slightly higher level, with the noise that belongs there."""
+        x, t = move.x, move.t
         a_t, n_t = D.at(t)
         sigma = n_t / a_t
         gamma = min(self.churn / len(self.grid(D.T)[:-1]), math.sqrt(2) - 1)
@@ -116,7 +99,7 @@ class Heun(Solver):
         higher = D.level_of((sigma * more).log().flatten())
         a_h, n_h = D.at(higher)
         extra = ((n_h / a_h) ** 2 - sigma**2).clamp(min=0).sqrt()
-        return a_h * (x / a_t + extra * self.inflation * draw()), higher
+        return a_h * (x / a_t + extra * self.inflation * move.draw()), higher
 
 
 @final
@@ -126,21 +109,13 @@ class DPMSolver(Solver):
     The first step and the last, to level 0, are first order, which is DDIM.
     """
 
-    def step(
-        self,
-        model: Restorer,
-        x: Pixels,
-        t: Levels,
-        s: Levels,
-        condition: Condition,
-        draw: Draw,
-        before: Step | None = None,
-    ) -> Step:
-        D = gaussian(model.degradation)
+    def step(self, model: Restorer, move: Move) -> Step:
+        D, x, t, s = gaussian(model.degradation), move.x, move.t, move.s
         (a_t, n_t), (a_s, n_s) = D.at(t), D.at(s)
-        x0hat = self.clean(model, x, t, condition)
+        x0hat = self.clean(model, x, t, move.condition)
         ratio = (n_s * a_t) / (a_s * n_t)  # exp(-h)
         estimate = x0hat
+        before = move.before
         if before is not None and before.x0hat is not None and not bool((s == 0).any()):
             a_b, n_b = D.at(before.t)
             h, last = -ratio.log(), ((n_b * a_t) / (a_b * n_t)).log()
@@ -167,29 +142,20 @@ class ReverseSDE(Solver):
             )
         self.corrections, self.snr = corrections, snr
 
-    def step(
-        self,
-        model: Restorer,
-        x: Pixels,
-        t: Levels,
-        s: Levels,
-        condition: Condition,
-        draw: Draw,
-        before: Step | None = None,
-    ) -> Step:
-        D = gaussian(model.degradation)
+    def step(self, model: Restorer, move: Move) -> Step:
+        D, x, t, s = gaussian(model.degradation), move.x, move.t, move.s
         (a_t, n_t), (a_s, n_s) = D.at(t), D.at(s)
-        x0hat = self.clean(model, x, t, condition)
+        x0hat = self.clean(model, x, t, move.condition)
         kept = a_t / a_s
         variance = (n_t**2 - kept**2 * n_s**2).clamp(min=0)
         x_s = (2 - kept) * x + variance * (a_t * x0hat - x) / n_t**2
         if bool((s == 0).all()):
             return Step(x_s, x0hat, t)
-        x_s = x_s + variance.sqrt() * draw()
+        x_s = x_s + variance.sqrt() * move.draw()
         scale = kept**2  # 1 where the signal is kept, 1 - beta otherwise
         for _ in range(self.corrections):
-            score = (a_s * self.clean(model, x_s, s, condition) - x_s) / n_s**2
-            z = draw()
+            score = (a_s * self.clean(model, x_s, s, move.condition) - x_s) / n_s**2
+            z = move.draw()
             size = 2 * scale * (self.snr * _norm(z) / _norm(score)) ** 2
             x_s = x_s + size * score + (2 * size).sqrt() * z
         return Step(x_s, x0hat, t)
@@ -218,25 +184,16 @@ class Langevin(Solver):
             raise UserError(f"sampler.repeats={repeats} must be at least 1 and sampler.rate={rate} above 0")
         self.repeats, self.rate = repeats, rate
 
-    def step(
-        self,
-        model: Restorer,
-        x: Pixels,
-        t: Levels,
-        s: Levels,
-        condition: Condition,
-        draw: Draw,
-        before: Step | None = None,
-    ) -> Step:
-        D = gaussian(model.degradation)
+    def step(self, model: Restorer, move: Move) -> Step:
+        D, x, t, s = gaussian(model.degradation), move.x, move.t, move.s
         (a_t, n_t), (a_s, _), (a_1, n_1) = D.at(t), D.at(s), D.at(torch.ones_like(t))
         sigma = n_t / a_t
         size = self.rate * (sigma / (n_1 / a_1)) ** 2
         y = x / a_t
         for _ in range(self.repeats):
-            score = (self.clean(model, a_t * y, t, condition) - y) / sigma**2
-            y = y + size * score + (2 * size).sqrt() * draw()
-        x0hat = self.clean(model, a_t * y, t, condition) if bool((s == 0).all()) else None
+            score = (self.clean(model, a_t * y, t, move.condition) - y) / sigma**2
+            y = y + size * score + (2 * size).sqrt() * move.draw()
+        x0hat = self.clean(model, a_t * y, t, move.condition) if bool((s == 0).all()) else None
         return Step(a_s * y if x0hat is None else a_s * x0hat, x0hat, t)
 
 
