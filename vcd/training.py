@@ -224,9 +224,9 @@ def conclude(
     for callback in callbacks:
         if isinstance(callback, Pictures):
             log.info("drawing the last pictures")
-            samples, sequences = callback.draw(model, run.path)
-            for tracker in trackers:
-                tracker.conclude(samples, sequences, step=step - 1)
+            if (drawn := callback.draw(model, run.path)) is not None:
+                for tracker in trackers:
+                    tracker.conclude(*drawn, step=step - 1)
     curves.draw(metrics.path, run.path / "curves.png")
     losses = curves.curve(curves.read(metrics.path), "val/loss")[1]
     run.set_status("finished", step=step, steps=step, val_loss=losses[-1] if losses else None)
