@@ -43,6 +43,7 @@ TASKS = ("bands", "encode", "exchange", "interpolate", "reconstruct", "resample"
         ["evaluate", "ckpt={run}/last.ckpt", "metrics=spectrum", "n=4", "out={out}/metrics.json"],
         *(["evaluate", "ckpt={run}/last.ckpt", "images={digits}", f"metrics={name}", "restored=4", "out={out}/metrics.json"]
           for name in ("restoration", "bound")),
+        ["refit", "ckpt={run}/last.ckpt", "prior.images=50", "prior.components=1", "out={out}/new.ckpt"],
         ["report", "run={run}", "n=2", "pairs=2", "out={out}/report.html"],
         ["compare", "runs=[{run}]", "evaluate=null", "n=2", "out={out}"],
     ],

@@ -24,6 +24,7 @@ from vcd.callbacks.pictures import Pictures
 from vcd.callbacks.preemption import Preemption
 from vcd.callbacks.timing import Timing
 from vcd.data.datamodule import DegradationDataModule
+from vcd.errors import NotFinite
 from vcd.loggers import CSVMetrics
 from vcd.models.base import REPORT, Diffusion
 from vcd.quiet import quiet
@@ -196,7 +197,10 @@ def fit_priors(
         if checkpoints.read(path).get(checkpoints.FITTED):  # by an earlier start
             continue
         with seeds.seeded(cfg.seed, model.device):  # whatever happened on the way here
-            model.fit_prior(endless(data, of=path.name, bar=cfg.trainer.enable_progress_bar))
+            try:
+                model.fit_prior(endless(data, of=path.name, bar=cfg.trainer.enable_progress_bar))
+            except NotFinite as error:  # the weights are worth keeping
+                log.warning("the prior of %s stays standard normal: %s", path.name, error)
         with listener.patiently():
             checkpoints.store_buffers(path, model)
     return model

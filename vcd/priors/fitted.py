@@ -14,6 +14,7 @@ from torch import Tensor
 from vcd.errors import UserError
 from vcd.monitoring import ActiveUnits
 from vcd.priors.base import Encoded, Prior
+from vcd.spaces import finite
 
 log = logging.getLogger(__name__)
 SIGNAL = 0.1  # the share of a direction's variance that must come from the images; the rest is the posteriors' width
@@ -39,7 +40,7 @@ class Latents:
 
 
 def gather(encoded: Iterable[Encoded], most: int, passes: int) -> Latents:
-    """At most about `most` latents, and about `passes` of an image, of an endless iterator."""
+    """At most about `most` latents, and about `passes` of an image, of an endless iterator. NotFinite where one is."""
     z: list[Tensor] = []
     mean: list[Tensor] = []
     image: list[Tensor] = []
@@ -51,7 +52,7 @@ def gather(encoded: Iterable[Encoded], most: int, passes: int) -> Latents:
         rows += len(z[-1])
         if rows >= most or rows > passes * len(torch.cat(image).unique()):
             break
-    return Latents(torch.cat(z), torch.cat(mean), torch.cat(image))
+    return Latents(finite(torch.cat(z), "latents"), torch.cat(mean), torch.cat(image))
 
 
 @final
