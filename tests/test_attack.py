@@ -13,7 +13,7 @@ from vcd.cli import CONF
 
 GROUPS = ("degradation", "gamma", "injection", "level_sampler", "model", "perturbation", "prediction", "prior", "sampler",
           "schedule", "scheduler", "start", "weight")  # fmt: skip
-ATTACKS, SLIPS = 200, 200
+ATTACKS, SLIPS, PROCESSES = 200, 200, 12
 # By the kind of the value that is there: wrong wherever one of that kind is asked for.
 NONSENSE: dict[type, list[str]] = {
     bool: ["maybe", "7", "nan", "[true]", "{a: 1}", "null"],
@@ -80,6 +80,27 @@ def test_nonsense_is_refused_in_a_sentence(here, compose, own):
         if said.code != 1 or not clean(said) or f"{key}=" not in said.stderr.splitlines()[-1]:
             wrong.append(f"vcd.{verb} {' '.join(arguments)} {key}={value}: exit {said.code}, {said.stderr[-600:]}")
     assert not wrong, f"{len(wrong)} of {ATTACKS}:\n" + "\n".join(wrong)
+
+
+@pytest.mark.long
+def test_nonsense_ends_a_process_and_leaves_nothing_behind(command, compose, own, trained, tmp_path):
+    """The same as a user sees it: `python -m vcd.X` in a folder of its own."""
+    dice = random.Random(16)
+    run = trained.last.parent
+
+    def files() -> dict[str, int]:
+        return {
+            str(path): path.stat().st_mtime_ns for path in [*run.rglob("*"), *tmp_path.rglob("*")] if path.is_file()
+        }
+
+    before = files()
+    for verb in [*own, *dice.sample(list(own), PROCESSES - len(own))]:
+        _, arguments, key, value = draw(compose, dice, {verb: own[verb]})
+        done = command(verb, *arguments, f"{key}={value}", cwd=tmp_path)
+        said = Said(done.returncode, done.stdout, done.stderr)
+        assert f"{key}=" in said.sentence and "Traceback" not in said.stdout, said
+        assert said.stderr.count("error: ") == 1, said
+        assert files() == before and not any(tmp_path.iterdir()), (verb, key, value)
 
 
 def clean(said: Said) -> bool:

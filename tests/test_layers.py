@@ -2,9 +2,11 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
+from pytorch_lightning import LightningModule
 
 import vcd
 
@@ -92,3 +94,28 @@ def test_nothing_points_back(name):
 
 def test_no_layer_names_what_is_not_there():
     assert {name for names in LAYERS for name in names} <= {name.partition(".")[0] for name in MODULES}
+
+
+def test_private_names_of_libraries_are_in_compat_alone():
+    trees = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+    trees |= {path.stem: ast.parse(path.read_text()) for path in (ROOT.parent / "hydra_plugins").rglob("*.py")}
+    ours = {"_target_", "_exit"}  # of Hydra's configs; os._exit is documented
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                ours.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                ours.add(node.attr)
+    ours -= set(dir(LightningModule))  # nor overridden
+    private = re.compile(r"_[^_]")
+    for name, tree in trees.items():
+        if name == "compat":
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and private.match(node.attr):
+                assert node.attr in ours, f"{name}: {ast.unparse(node)}"
+            elif isinstance(node, ast.ImportFrom):
+                parts = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+                assert not any(private.match(part) and part not in ours for part in parts), (
+                    f"{name}: {ast.unparse(node)}"
+                )

@@ -327,6 +327,7 @@ def test_the_run_folder_of_another_configuration_is_refused(trained, command, tm
         (["T=0"], "T=0: the number of levels must be a whole number of at least 1"),
         (["network.encoder.latent=0"], "network.encoder.latent=0: "),
         (["network.unet.heads=3"], "network.unet.heads=3 does not divide"),
+        (["network.unet.attention=[9]"], "network.unet.attention=[9]: there is no resolution 9; 0 to 1 exist"),
         (["network.unet.mults=[1,1,1,1,1]"], "network.unet.mults=[1, 1, 1, 1, 1] halves the image more often"),
         (["degradation=pixelate", "T=8"], "T=8: 8x8 images can be pixelated to 7 levels only"),
         (["prediction=eps"], "prediction=eps needs Gaussian noise"),

@@ -119,6 +119,14 @@ class Delete(L.Callback):
                 os.mkdir(trainer.default_root_dir)
 
 
+class Diverge(L.Callback):
+    """Saves weights that are finite and lead beyond all numbers."""
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        for state in ("state_dict", "current_model_state"):
+            checkpoint[state]["network.out.bias"] = torch.full_like(checkpoint[state]["network.out.bias"], 3e38)
+
+
 def send(hook: str, at: int, by: int = signal.SIGTERM) -> str:
     return f"+callbacks.send={{_target_: test_training.Signal, hook: {hook}, at: {at}, by: {int(by)}}}"
 
@@ -163,6 +171,13 @@ def test_version_and_identity_are_noted(train, compose, tmp_path):
     run = train("trainer.max_steps=1")
     assert run.status["vcd_version"] == __version__ and run.status["identity"] == identity.stored(run.path)
     assert torch.load(run.last, weights_only=True)["vcd_version"] == __version__
+
+
+def test_a_model_that_diverges_is_finished_without_prior_and_pictures(train, caplog):
+    run = train("trainer.max_steps=1", "+callbacks.diverge={_target_: test_training.Diverge}")
+    assert run.finished and not (run.path / "samples.png").exists()
+    assert "no pictures: 4 of 4 images are not finite" in caplog.text
+    assert "the prior of last.ckpt stays standard normal: 500 of 500 latents are not finite" in caplog.text
 
 
 # --- stopped ----------------------------------------------------------------------------------------------------------

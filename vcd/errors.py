@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Entry points print it alone, without a traceback, and exit with code 1.
     """
+
+
+class NotFinite(UserError):
+    """A model whose images or latents are NaN or infinite: it diverges, or is asked for more than numbers can hold."""

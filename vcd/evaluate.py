@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from vcd.cli import entry, listed
-from vcd.errors import UserError
+from vcd.errors import NotFinite, UserError
 from vcd.files import check_writable
 
 if TYPE_CHECKING:
@@ -82,7 +82,12 @@ def main(cfg: DictConfig) -> None:
     result = Result()
     for i, one in enumerate(families):
         log.info("[%d/%d] %s", i + 1, len(families), one.name)
-        result.add(one.measure(evaluation))
+        found = one.measure(evaluation)
+        if one.needs_a_model and (odd := not_finite(found.numbers)):
+            raise NotFinite(
+                f"{one.name}: {', '.join(odd)} is not finite: the model diverges; try an earlier checkpoint"
+            )
+        result.add(found)
     if odd := not_finite(result.numbers):
         log.warning("not finite: %s", ", ".join(odd))
     write(out, subject, result.plain())

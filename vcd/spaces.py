@@ -6,6 +6,8 @@ from typing import final
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from vcd.errors import NotFinite
+
 BLACK = -1.0  # the value of a black pixel
 
 
@@ -15,8 +17,21 @@ def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """[-1, 1] to uint8: clamp, then round to the nearest of the 256 values; files and metrics share it."""
-    return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().byte()
+    """[-1, 1] to uint8: clamp, then round to the nearest of the 256 values; files and metrics share it.
+
+    NotFinite where a value is NaN or infinite.
+    """
+    return ((finite(images, "images").float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().byte()
+
+
+def finite(x: Float[Tensor, "*shape"], what: str) -> Float[Tensor, "*shape"]:
+    """x itself; NotFinite, which says how many of them, where one of the rows of x is not finite."""
+    if not (good := x.isfinite().reshape(len(x) if x.ndim else 1, -1).all(1)).all():
+        raise NotFinite(
+            f"{int((~good).sum())} of {len(good)} {what} are not finite: the model diverges there; try an earlier checkpoint, "
+            "a smaller delta, or another sampler or prior"
+        )
+    return x
 
 
 class Space(nn.Module, ABC):
@@ -39,7 +54,7 @@ class Space(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, x: Float[Tensor, "n c2 h2 w2"]) -> UInt8[Tensor, "n c h w"]:
-        """Images of x, whichever level x is at."""
+        """Images of x, whichever level x is at. NotFinite, from `to_uint8`, where there are none."""
 
     @abstractmethod
     def clip(self, x0: Float[Tensor, "n c2 h2 w2"]) -> Float[Tensor, "n c2 h2 w2"]:
@@ -74,7 +89,7 @@ class Bins(Space):
         return (images.float() + 0.5) / 128 - 1
 
     def decode(self, x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
-        return ((x.float() + 1) * 128).clamp(0, 255).byte()
+        return ((finite(x, "images").float() + 1) * 128).clamp(0, 255).byte()
 
     def clip(self, x0: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         return x0.clamp(1 / 256 - 1, 1 - 1 / 256)

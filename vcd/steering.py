@@ -17,6 +17,7 @@ from vcd.models.base import Diffusion
 from vcd.models.variational import Variational
 from vcd.randomness import PerImage
 from vcd.samplers import Trajectory
+from vcd.spaces import finite
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,12 @@ def encode(
     temperature: float = 0.0,
     level: int | None = None,
 ) -> tuple[Path, Float[Tensor, "T n"]]:
-    """The paths of given images, and the KL of every step to the prior in nats; see `Variational.encode_path`."""
+    """The paths of given images, and the KL of every step to the prior in nats; see `Variational.encode_path`.
+
+    NotFinite where a latent or its KL is.
+    """
     found = model.encode_path(x0, randomness, temperature=temperature, level=level)
+    finite(torch.cat([found.z.flatten(2), found.kl[..., None]], 2).transpose(0, 1), "paths of images")
     return Path(found.x_T, found.z, found.noise), found.kl
 
 
@@ -76,12 +81,13 @@ def decode(
 ) -> Trajectory:
     """The images of the paths, and the states on the way (see `Trajectory`), `batch` images at a time.
 
-    level: where the paths begin; None: T.
+    level: where the paths begin; None: T. NotFinite where a state is.
     """
     parts = []
     for first in range(0, len(path), batch):
         part = path.take(range(first, min(first + batch, len(path))))
         parts.append(model.sampler(model, part.x_T, part.noise, latents=part.z, level=level, keep=keep))
+        finite(parts[-1].states.transpose(0, 1), "images")
     return Trajectory(parts[0].levels, torch.cat([p.states for p in parts], 1))
 
 

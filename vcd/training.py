@@ -24,6 +24,7 @@ from vcd.callbacks.pictures import Pictures
 from vcd.callbacks.preemption import Preemption
 from vcd.callbacks.timing import Timing
 from vcd.data.datamodule import DegradationDataModule
+from vcd.errors import NotFinite
 from vcd.loggers import CSVMetrics
 from vcd.models.base import REPORT, Diffusion
 from vcd.quiet import quiet
@@ -195,7 +196,10 @@ def fit_priors(
         if checkpoints.load_weights(model, path):  # fitted by an earlier start
             continue
         with seeds.seeded(cfg.seed, model.device):  # whatever happened on the way here
-            model.fit_prior(endless(data, of=path.name, bar=cfg.trainer.enable_progress_bar))
+            try:
+                model.fit_prior(endless(data, of=path.name, bar=cfg.trainer.enable_progress_bar))
+            except NotFinite as error:  # the weights are worth keeping
+                log.warning("the prior of %s stays standard normal: %s", path.name, error)
         with listener.patiently():
             checkpoints.store_buffers(path, model)
 
@@ -222,9 +226,9 @@ def conclude(
     for callback in callbacks:
         if isinstance(callback, Pictures):
             log.info("drawing the last pictures")
-            samples, sequences = callback.draw(model, run.path)
-            for tracker in trackers:
-                tracker.conclude(samples, sequences, step=step - 1)
+            if (drawn := callback.draw(model, run.path)) is not None:
+                for tracker in trackers:
+                    tracker.conclude(*drawn, step=step - 1)
     curves.draw(metrics.path, run.path / "curves.png")
     losses = curves.curve(curves.read(metrics.path), "val/loss")[1]
     run.set_status("finished", step=step, steps=step, val_loss=losses[-1] if losses else None)

@@ -1,5 +1,6 @@
 """Samples and sequences under fixed latents, so that their pictures can be compared over the run."""
 
+import logging
 from pathlib import Path
 
 import pytorch_lightning as L
@@ -7,11 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vcd.errors import NotFinite
 from vcd.images import write_gif, write_png
 from vcd.models.base import Diffusion
 from vcd.randomness import PerImage
 from vcd.spaces import Space
 from vcd.tracking import Tracker
+
+log = logging.getLogger("vcd")
 
 
 def write_sequences(path: Path, states: Float[Tensor, "levels n c h w"], space: Space, columns: int = 13) -> Path:
@@ -39,18 +43,25 @@ class Pictures(L.Callback):
             return
         assert isinstance(pl_module, Diffusion)
         model = pl_module.averaged or pl_module
-        samples, sequences = self.draw(model, self.folder / "pictures", f"{trainer.global_step:07d}")
+        if (drawn := self.draw(model, self.folder / "pictures", f"{trainer.global_step:07d}")) is None:
+            return
+        samples, sequences = drawn
         for logger in trainer.loggers:
             if isinstance(logger, Tracker):
                 logger.show({"samples": samples, "sequences": sequences}, step=trainer.global_step - 1)  # as metrics
 
-    def draw(self, model: Diffusion, folder: Path, suffix: str = "") -> tuple[Path, Path]:
-        """Write samples.png and sequences.png (with a suffix) into `folder`."""
+    def draw(self, model: Diffusion, folder: Path, suffix: str = "") -> tuple[Path, Path] | None:
+        """Write samples.png and sequences.png (with a suffix) into `folder`; None, and a warning, where sampling diverges."""
         with model.evaluating():
             trajectory = model.sample(PerImage(self.seed, range(self.n), model.device), keep=FRAMES)
+        try:
+            images = [model.space.decode(x).cpu() for x in trajectory.states]
+        except NotFinite as error:  # training may mend it
+            log.warning("no pictures: %s", error)
+            return None
         suffix = f"-{suffix}" if suffix else ""
-        samples = write_png(folder / f"samples{suffix}.png", model.space.decode(trajectory.x0).cpu())
+        samples = write_png(folder / f"samples{suffix}.png", images[0])
         sequences = write_sequences(folder / f"sequences{suffix}.png", trajectory.states[:, : self.rows], model.space)
         if not suffix:
-            write_gif(folder / "sequences.gif", [model.space.decode(x).cpu() for x in trajectory.states.flip(0)])
+            write_gif(folder / "sequences.gif", images[::-1])
         return samples, sequences

@@ -72,6 +72,11 @@ def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path} is damaged ({error}): delete it and it is unpacked or downloaded again") from error
 
 
+def _empty(kind: type[np.ndarray], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """What a pickled array begins as, which the pickle then fills."""
+    return np.ndarray.__new__(kind, shape, dtype)
+
+
 class _Plain(pickle.Unpickler):
     """Reads arrays and plain values only: a pickle of unknown origin cannot run code."""
 
@@ -79,7 +84,7 @@ class _Plain(pickle.Unpickler):
         if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
             return getattr(np, name)
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+            return _empty
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes into an old pickle
             return str.encode
         raise pickle.UnpicklingError(f"it refers to {module}.{name}")

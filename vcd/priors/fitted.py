@@ -14,6 +14,7 @@ from torch import Tensor
 from vcd.errors import UserError
 from vcd.monitoring import ActiveUnits
 from vcd.priors.base import Encoded, Prior
+from vcd.spaces import finite
 
 log = logging.getLogger(__name__)
 SIGNAL = 0.1  # the share of a direction's variance that must come from the images; the rest is the posteriors' width
@@ -39,7 +40,7 @@ class Latents:
 
 
 def gather(encoded: Iterable[Encoded], most: int, passes: int) -> Latents:
-    """At most about `most` latents, and about `passes` of an image, of an endless iterator."""
+    """At most about `most` latents, and about `passes` of an image, of an endless iterator. NotFinite where one is."""
     z: list[Tensor] = []
     mean: list[Tensor] = []
     image: list[Tensor] = []
@@ -51,7 +52,7 @@ def gather(encoded: Iterable[Encoded], most: int, passes: int) -> Latents:
         rows += len(z[-1])
         if rows >= most or rows > passes * len(torch.cat(image).unique()):
             break
-    return Latents(torch.cat(z), torch.cat(mean), torch.cat(image))
+    return Latents(finite(torch.cat(z), "latents"), torch.cat(mean), torch.cat(image))
 
 
 @final
@@ -106,6 +107,7 @@ class Fitted(Prior, ABC):
             raise UserError(f"prior: images={images} and passes={passes} must be at least 1")
         self.images, self.passes = images, passes
         self.register_buffer("units", torch.zeros(0, dtype=torch.int64))
+        self.register_load_state_dict_pre_hook(_take_shapes)
 
     @abstractmethod
     def learn(self, directions: Directions, fitted: Float[Tensor, "n D"], held_out: Float[Tensor, "m D"]) -> str:
@@ -127,9 +129,9 @@ class Fitted(Prior, ABC):
         log.info("prior: %d latents of %d images in %.0f s; %s, in %.0f s", len(z), len(latents.image.unique()),
                  gathered - began, found, time.monotonic() - gathered)  # fmt: skip
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        """What was fitted decides the shapes."""
-        for name, buffer in self.named_buffers(recurse=False):
-            if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+
+def _take_shapes(prior: Fitted, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Buffers take the shapes of what was fitted, before it is loaded into them."""
+    for name, buffer in prior.named_buffers(recurse=False):
+        if prefix + name in state:
+            setattr(prior, name, torch.empty_like(state[prefix + name], device=buffer.device))
