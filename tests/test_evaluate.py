@@ -100,14 +100,15 @@ def test_the_schema_is_one_and_refuses_what_is_none():
 
 # --- every model, in this process -------------------------------------------------------------------------------------
 
+COLD = {"degraded", "algorithm_1", "algorithm_2", "direct"}
 KINDS = {
-    "vcd": (["model=vcd"], {"prior", "posterior"}, {"rate_bits", "distortion_mse", "path_bound_bits_per_dim"}),
-    "jumps": (["model=vwd", "prediction=vxt", "sampler.steps=2"], {"prior", "posterior", "one_step"},
+    "vcd": (["model=vcd"], {"degraded", "own", "posterior"}, {"rate_bits", "distortion_mse", "path_bound_bits_per_dim"}),
+    "jumps": (["model=vwd", "prediction=vxt", "sampler.steps=2"], {"own", "posterior", *COLD},
               {"rate_bits", "distortion_mse", "path_bound_bits_per_dim"}),
-    "ddpm": (["model=ddpm", "T=1000", "sampler.steps=3"], {"sequential", "one_step"}, {"bits_per_dim"}),
-    "vdm": (["model=vdm", "sampler.steps=3"], {"sequential", "one_step"}, {"bits_per_dim"}),
-    "bansal": (["model=bansal"], {"sequential", "one_step"}, set()),
-    "rissanen": (["model=rissanen", "start.images=20"], {"sequential"}, set()),
+    "ddpm": (["model=ddpm", "T=1000", "sampler.steps=3"], {"own", *COLD}, {"bits_per_dim"}),
+    "vdm": (["model=vdm", "sampler.steps=3"], {"own", *COLD}, {"bits_per_dim"}),
+    "bansal": (["model=bansal"], COLD, set()),
+    "rissanen": (["model=rissanen", "start.images=20"], {"degraded", "own"}, set()),
 }  # fmt: skip
 
 
@@ -144,7 +145,7 @@ def test_every_family_measures_every_model(build, classifier, tmp_path, kind):
         assert not result.numbers.keys() & part.numbers.keys() and not result.curves.keys() & part.curves.keys()
         result.numbers |= part.numbers
         result.curves |= part.curves
-    restored = {f"{name}_{way}" for name in ("psnr", "ssim", "mse") for way in ways}
+    restored = {f"{name}_{way}" for name in ("fcd_6", "psnr", "ssim", "rmse") for way in ways}
     assert result.numbers.keys() - {f"lpips_{way}" for way in ways} == OF_SAMPLES | restored | bounds
     assert not_finite(result.numbers) == []
     evaluate.write(e.out, {"images": "drawn", "n": 60}, result.plain())
@@ -169,10 +170,10 @@ def test_families_do_not_move_the_global_randomness(build, classifier, tmp_path)
 
 
 def test_the_table_names_every_number_with_its_floor():
-    numbers = {"fcd_60": Number(12.25, "lower", 3.5), "psnr_prior": Number(20.0, "higher", None, "dB")}
+    numbers = {"fcd_60": Number(12.25, "lower", 3.5), "psnr_own": Number(20.0, "higher", None, "dB")}
     head, first, second = (line.split() for line in evaluate.table(numbers))
     assert head == ["metric", "value", "real", "data", "better"]
-    assert first == ["fcd_60", "12.25", "3.5", "lower"] and second == ["psnr_prior", "20", "higher", "dB"]
+    assert first == ["fcd_60", "12.25", "3.5", "lower"] and second == ["psnr_own", "20", "higher", "dB"]
 
 
 def test_what_is_not_finite_is_still_json(build, tmp_path):
@@ -193,8 +194,8 @@ def test_what_is_not_finite_is_still_json(build, tmp_path):
 
 
 def test_what_is_not_finite_is_still_a_page():
-    page = render([replace(look("a"), evaluation={"metrics": {"psnr_prior": number(None), "fcd_60": number(1.25)}})])
-    assert "psnr_prior" in page and "1.25" in page
+    page = render([replace(look("a"), evaluation={"metrics": {"psnr_own": number(None), "fcd_60": number(1.25)}})])
+    assert "psnr_own" in page and "1.25" in page
 
 
 # --- samples ----------------------------------------------------------------------------------------------------------

@@ -554,7 +554,7 @@ class Exact(nn.Module):
         self.x0 = x0
 
     def forward(self, x, t, s, z):
-        x_s = self.model.degradation(self.x0, s)
+        x_s = self.x0 if (s == 0).all() else self.model.degradation(self.x0, s)
         return x_s if isinstance(self.model.prediction, X0) else x_s - x
 
 
@@ -574,16 +574,20 @@ def exact(compose) -> Callable:
     return exact
 
 
+COLD = {"algorithm_1", "algorithm_2", "direct"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "ways"),
     [
-        (["model=bansal"], {"sequential", "one_step"}),
-        (["model=bansal", "sampler=naive", "degradation=pixelate"], {"sequential", "one_step"}),
-        (["model=rissanen"], {"sequential"}),
-        (["model=rissanen", "degradation=black_blur"], {"sequential"}),
-        (["model=rissanen", "prediction=vxt", "sampler.steps=2"], {"sequential", "one_step"}),
-        (["model=vcd"], {"prior", "posterior"}),
-        (["model=plain", "prediction=x0"], {"prior", "posterior", "one_step"}),
+        (["model=bansal"], COLD),
+        (["model=bansal", "sampler=naive", "degradation=pixelate"], COLD),
+        (["model=bansal", "degradation=inpaint"], COLD),
+        (["model=rissanen"], {"own"}),
+        (["model=rissanen", "degradation=black_blur"], {"own"}),
+        (["model=rissanen", "prediction=vxt", "sampler.steps=2"], {"own", *COLD}),
+        (["model=vcd"], {"own", "posterior"}),
+        (["model=plain", "prediction=x0"], {"posterior", *COLD}),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )
@@ -591,7 +595,8 @@ def exact(compose) -> Callable:
 def test_an_exact_network_restores_perfectly_from_every_level(exact, overrides, ways, level):
     x0 = to_float(noise_images(3))
     restored = restoration.restored(exact(x0, *overrides), x0, level, PerImage(0, range(3)))
-    assert restored.keys() == ways | ({"one_step"} if level == 1 else set())  # where the next level is the clean image
+    assert restored.keys() == ways | {"degraded"}
+    assert restored.pop("degraded").sub(x0).abs().max() > 1e-3
     for way, images in restored.items():
         torch.testing.assert_close(images, x0, rtol=0, atol=1e-5, msg=lambda m, way=way: f"{way}: {m}")
         assert torch.equal(to_uint8(images), to_uint8(x0))
@@ -607,9 +612,9 @@ def test_one_exact_image_does_not_make_the_mean_infinite(exact, tmp_path):
         e = evaluation(data, test, tmp_path, model=exact(to_float(known), "model=bansal"))
         numbers = restoration.measure(e).numbers
         expected.append(fidelity(known, shown)["psnr"].mean().item())
-        assert numbers["psnr_one_step"].value == pytest.approx(expected[-1], rel=1e-5)
-        assert f"at most {CEILING:g} dB" in numbers["psnr_one_step"].protocol["psnr"]
-        assert "psnr" not in numbers["mse_one_step"].protocol  # which is as it ever was
+        assert numbers["psnr_direct"].value == pytest.approx(expected[-1], rel=1e-5)
+        assert f"at most {CEILING:g} dB" in numbers["psnr_direct"].protocol["psnr"]
+        assert "psnr" not in numbers["rmse_direct"].protocol
     assert expected[0] == CEILING and 20 < expected[1] < 40
 
 
@@ -620,12 +625,39 @@ def test_restoration_starts_from_the_degraded_image_and_belongs_to_the_image(com
     whole = restoration.restored(model, x0, 2, PerImage(0, range(4)))
     again = restoration.restored(model, x0, 2, PerImage(0, range(4)))
     alone = restoration.restored(model, x0[2:3], 2, PerImage(0, [2]))
-    assert whole.keys() == {"prior", "posterior"}
+    assert whole.keys() == {"degraded", "own", "posterior"}
     for way, images in whole.items():
         assert torch.equal(images, again[way])
         torch.testing.assert_close(images[2:3], alone[way], rtol=0, atol=1e-5)
     other = restoration.restored(model, -x0, 2, PerImage(0, range(4)))
-    assert (whole["prior"] - other["prior"]).abs().amax((1, 2, 3)).min() > 0.01
+    assert (whole["own"] - other["own"]).abs().amax((1, 2, 3)).min() > 0.01
+
+
+def test_the_published_table(exact, tmp_path):
+    """From level T: a perfect restorer is at distance 0 and has no error; the degraded images are what they are."""
+    test = noise_images(8, seed=1)
+    data = Given(labelled(noise_images(20)), labelled(test))
+    shown = data.load("val").balanced(8)
+    model = exact(to_float(shown), "model=bansal", "degradation=pixelate")
+    e = evaluation(data, test, tmp_path, model=model, levels=1)
+    numbers = {name: number.value for name, number in restoration.measure(e).numbers.items()}
+    assert numbers.keys() >= {
+        f"{name}_{way}" for name in ("fcd_8", "psnr", "ssim", "rmse") for way in ("degraded", *COLD)
+    }
+    for way in COLD:
+        assert numbers[f"fcd_8_{way}"] == pytest.approx(0, abs=1e-5) and numbers[f"rmse_{way}"] == 0
+    flat = to_uint8(model.degradation(to_float(shown), torch.full((8,), 4)))
+    a, b = (e.extractor.features(images, "")[0] for images in (flat, shown))
+    assert numbers["fcd_8_degraded"] == pytest.approx(distribution.frechet(a, b), rel=1e-6)
+    assert numbers["rmse_degraded"] == pytest.approx(((flat / 255 - shown / 255) ** 2).mean().sqrt().item(), rel=1e-5)
+
+
+def test_noise_is_not_told(exact):
+    """A restorer that knew eps would know the image: with a network that always says 0, nothing comes back."""
+    x0 = to_float(noise_images(3))
+    model = exact(torch.zeros_like(x0), "model=bansal", "degradation=noise")
+    for way, back in restoration.restored(model, x0, 4, PerImage(0, range(3))).items():
+        assert way == "degraded" or back.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["restoration", "bound"])

@@ -56,20 +56,29 @@ def remembering(model: Restorer, eps: Eps | None) -> Restorer:
     return model if eps is None else Remembering(model, Remembered(D=model.degradation, eps=eps))
 
 
+def tellable(x_t: Images, eps: Eps | None) -> Eps | None:
+    """What a restorer may be told of the draw: where the hole is, how the snow falls. Not a whole image that was added,
+    be it noise: of that sum, to know one part is to know the other."""
+    return None if eps is None or eps.shape == x_t.shape else eps
+
+
 def ways(model: Diffusion, eps: Eps | None = None) -> dict[str, Sampler]:
     """How this model can restore: algorithms 1 and 2 of cold diffusion and in one step ("direct"), where it predicts the
     clean image from every level; and its own sampler ("own"), where that is another one.
 
-    Where the draw is neither known nor readable, the algorithms, which degrade anew, are left out.
+    The algorithms visit as many levels as the model's sampler, all of them if that takes one step. Where the draw is
+    neither known nor readable they are left out, for they degrade anew.
     """
-    D, found = model.degradation, dict[str, Sampler]()
+    D, own, found = model.degradation, model.sampler, dict[str, Sampler]()
     t = torch.arange(1, D.T + 1)
     if bool(model.prediction.answers(t, torch.zeros_like(t)).all()):
         if eps is not None or D.readable:
-            found = {"algorithm_1": Naive(delta=model.sampler.delta), "algorithm_2": Cold(delta=model.sampler.delta)}
-        found["direct"] = Naive(steps=1, delta=model.sampler.delta)
-    if not isinstance(model.sampler, Naive | Cold):
-        found["own"] = model.sampler
+            steps = None if own.steps == 1 else own.steps
+            found["algorithm_1"] = Naive(steps=steps, power=own.power, delta=own.delta)
+            found["algorithm_2"] = Cold(steps=steps, power=own.power)  # noise on its states would stay in the image
+        found["direct"] = Naive(steps=1, delta=own.delta)
+    if not isinstance(own, Naive | Cold):
+        found["own"] = own
     return found
 
 
@@ -77,12 +86,12 @@ def ways(model: Diffusion, eps: Eps | None = None) -> dict[str, Sampler]:
 def restore(
     model: Diffusion, way: str, x_t: Float[Tensor, "n c h w"], level: int, randomness: PerImage, eps: Eps | None = None
 ) -> Float[Tensor, "n c h w"]:
-    """x_0 from x at `level`, by one of `ways`; eps: what was drawn for these images, if that is known.
+    """x_0 from x at `level`, by one of `ways`; eps: what was drawn for these images, if that is known (see `tellable`).
 
     A model with latents takes them from its prior: another `randomness` makes another restoration.
     """
     sampler = ways(model, eps)[way]
-    knowing = model if way == "own" else remembering(model, eps)
+    knowing = model if way == "own" else remembering(model, tellable(x_t, eps))
     latents = model.latents(randomness)
     return sampler(knowing, x_t, randomness.take(), latents=latents, level=level, keep=2).x0
 

@@ -1,70 +1,91 @@
-"""How well test images come back from level t: from their own latents, from the prior's, and in one step."""
+"""How well degraded test images are restored, by every way of `vcd.restoring`: the table of Bansal et al. (2208.09392).
 
+For images at level T alone, as published: levels=1.
+"""
+
+from collections import defaultdict
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vcd import steering
-from vcd.batch import Condition
+from vcd import restoring, steering
 from vcd.metrics.evaluation import Evaluation
+from vcd.metrics.families.distribution import frechet
 from vcd.metrics.fidelity import CEILING, WINDOW, fidelity, lpips
 from vcd.metrics.results import Number, Result
 from vcd.models.base import Diffusion
 from vcd.randomness import PerImage
 
 NEEDS_A_MODEL = True
-BETTER = {"psnr": "higher", "ssim": "higher", "mse": "lower", "lpips": "lower"}
+NEEDS_FEATURES = True
+BATCH = 256  # images at a time
+UNITS = {"psnr": "dB", "rmse": "of images in [0, 1]"}
 
 
 def measure(e: Evaluation) -> Result:
-    """Means over test images and over levels, for every way that every level has; the table has all of them."""
+    """Means over levels, for the degraded images and every way back from them; the table has every level.
+
+    Fréchet distance of the restored images from the same images undamaged, PSNR, SSIM, RMSE, and LPIPS where its weights
+    are.
+    """
     assert e.model is not None  # NEEDS_A_MODEL
     images, T = e.test.balanced(e.restored), e.model.degradation.T
-    x0 = e.model.space.encode(images.to(e.model.device))
+    features, _ = e.extractor.features(images, "the test images")
+    distance = f"f{e.extractor.letter}d_{len(images)}"
     levels = sorted({int(t) for t in torch.linspace(T / min(T, e.levels), T, min(T, e.levels)).round()})
     table: list[dict[str, Any]] = []
     for level in levels:
-        randomness = PerImage(e.seed, range(len(x0)), e.model.device)
-        for way, x in restored(e.model, x0, level, randomness).items():
-            back = e.model.space.decode(x).cpu()
+        for way, back in _all(e.model, images, level, e.seed).items():
+            found = {distance: frechet(e.extractor.features(back, f"level {level}, {way}")[0], features)}
             means = {name: values.mean().item() for name, values in fidelity(back, images).items()}
+            found |= {"psnr": means["psnr"], "ssim": means["ssim"], "rmse": (means["mse"] / 4) ** 0.5}
             if (perceived := lpips(back, images)) is not None:
-                means["lpips"] = perceived.item()
-            table += [{"t": level, "way": way, "metric": name, "value": value} for name, value in means.items()]
+                found["lpips"] = perceived.item()
+            table += [{"t": level, "way": way, "metric": name, "value": value} for name, value in found.items()]
     protocol = {
-        "data": e.data.name, "test": e.test.fingerprint, "restored": len(x0), "levels": levels, "ssim_window": WINDOW,
+        "data": e.data.name, "test": e.test.fingerprint, "restored": len(images), "levels": [t / T for t in levels],
         "seed": e.seed,
     }  # fmt: skip
+    own: dict[str, dict[str, Any]] = {
+        distance: {**e.extractor.protocol, "reference": "the same images, not degraded"},
+        "psnr": {"psnr": f"mean over images of at most {CEILING:g} dB each"},
+        "ssim": {"ssim_window": WINDOW},
+    }
     numbers = {}
-    for name, way in dict.fromkeys((row["metric"], row["way"]) for row in table):
+    for name, way in sorted(dict.fromkeys((row["metric"], row["way"]) for row in table), key=lambda pair: pair[0]):
         values = [row["value"] for row in table if (row["metric"], row["way"]) == (name, way)]
-        if len(values) == len(levels):  # a mean over fewer levels would not compare
-            unit, more = (
-                ("dB", {"psnr": f"mean over images of at most {CEILING:g} dB each"}) if name == "psnr" else ("", {})
-            )
-            mean = sum(values) / len(values)
-            numbers[f"{name}_{way}"] = Number(mean, BETTER[name], None, unit, protocol | more)
+        better = "higher" if name in ("psnr", "ssim") else "lower"
+        mean = sum(values) / len(values)
+        numbers[f"{name}_{way}"] = Number(mean, better, None, UNITS.get(name, ""), protocol | own.get(name, {}))
     return Result(numbers, {"restoration": table})
+
+
+def _all(model: Diffusion, images: UInt8[Tensor, "n c h w"], level: int, seed: int) -> dict[str, Tensor]:
+    """`restored` of all images, as 8 bits."""
+    found = defaultdict(list)
+    for first in range(0, len(images), BATCH):
+        part = images[first : first + BATCH]
+        randomness = PerImage(seed, range(first, first + len(part)), model.device)
+        for way, x in restored(model, model.space.encode(part.to(model.device)), level, randomness).items():
+            found[way].append(model.space.decode(x).cpu())
+    return {way: torch.cat(parts) for way, parts in found.items()}
 
 
 @torch.no_grad()
 def restored(
     model: Diffusion, x0: Float[Tensor, "n c h w"], level: int, randomness: PerImage
 ) -> dict[str, Float[Tensor, "n c h w"]]:
-    """x0 degraded to `level` and brought back, by every way the model has."""
+    """x0 degraded to `level`, and brought back by `restoring.ways`; and by latents of its own ("posterior"), where there
+    are any."""
     D, t = model.degradation, torch.full((len(x0),), level, device=x0.device)
-    x_t, ways = D(x0, t, D.draw(x0, randomness)), {}
-    latents = model.latents(randomness)
-    ways["prior" if model.has_latents else "sequential"] = model.sampler(
-        model, x_t, randomness.take(), latents=latents, level=level, keep=2
-    ).x0
+    eps = D.draw(x0, randomness)
+    x_t = D(x0, t, eps)
+    found = {"degraded": x_t}
+    for way in restoring.ways(model, eps):
+        found[way] = restoring.restore(model, way, x_t, level, randomness.take(), eps)
     if model.has_latents:
         path, _ = steering.encode(steering.variational(model), x0, randomness.take(), level=level)
-        ways["posterior"] = steering.decode(steering.variational(model), path, keep=2, level=level).x0
-    s = torch.zeros_like(t)
-    if model.prediction.answers(t, s).all():
-        z = latents(x_t, t, s) if callable(latents) else None if latents is None else latents[level - 1]
-        ways["one_step"] = model.restore(x_t, t, s, Condition(z=z))
-    return ways
+        found["posterior"] = steering.decode(steering.variational(model), path, keep=2, level=level).x0
+    return found
