@@ -70,8 +70,8 @@ class Variational(Diffusion, ABC):
             z[i], mean[i], kl[i] = q.mean + q.stddev * spread[i], q.mean, self.prior.kl(q, v, t)
             return z[i]
 
-        self.sampler(self, x_T, noise.take(), latents=look, level=level, keep=2)
-        return Encoded(x_T, z, mean, kl, noise)
+        x_0 = self.sampler(self, x_T, noise.take(), latents=look, level=level, keep=2).x0
+        return Encoded(x_T, z, mean, kl, noise, x_0=x_0)
 
     def fit_prior(self, x0: Batches) -> None:
         """Fit the prior to the latents of training images, along the model's own path."""
