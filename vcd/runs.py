@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import functools
 import glob
 import json
 import logging
@@ -33,24 +32,21 @@ LEFT = ("train.log", f"{files.PREFIX}*")  # what a start that was refused or kil
 class RunFolder:
     """config.yaml, status.json, last.ckpt, metrics.csv and pictures of one run.
 
-    `cfg.run_dir` is set to the folder of an earlier version of vcd where the run was begun there.
+    `cfg.run_dir` is set: to the folder of an earlier version of vcd where the run was begun there. `config` is the whole
+    configuration, resolved.
     """
 
     def __init__(self, cfg: DictConfig):
         self.identity = identity.of(cfg)
-        self.path = home(Path(cfg.run_dir).resolve(), self.identity)
-        if self.path != Path(cfg.run_dir).resolve():
-            cfg.run_dir = os.path.join(os.path.dirname(cfg.run_dir), self.path.name)
-        self._cfg = cfg
+        named = cfg.run_dir  # asks for the identity, too
+        self.path = home(Path(named).resolve(), self.identity)
+        elsewhere = self.path != Path(named).resolve()
+        cfg.run_dir = os.path.join(os.path.dirname(named), self.path.name) if elsewhere else named
+        self.config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
         self.last = self.path / "last.ckpt"
         self._status = self.path / "status.json"
         self._inode: int | None = None
         self._made = False  # by this very start
-
-    @functools.cached_property
-    def config(self) -> dict[str, Any]:
-        """The whole configuration, resolved."""
-        return OmegaConf.to_container(self._cfg, resolve=True)  # type: ignore[return-value]
 
     def claim(self) -> "RunFolder":
         """Make the folder, or check that the one there is this run's own. UserError where it is not."""

@@ -87,7 +87,7 @@ def _made(
             ends = {
                 "normal": decoded(start, noise, z),
                 "true_path": decoded(own.x_T, own.noise.take(), _on_true_path(model, x0, randomness.take())),
-                "own_path": own.x_0,
+                "own_path": own.x_0 if own.x_0 is not None else x0,
             }
             for name, x in ends.items():
                 made[name].append(model.space.decode(x.nan_to_num()).cpu())
