@@ -19,7 +19,7 @@ from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.levels import Levels
 from vcd.monitoring import PerLevel
-from vcd.perturbations import Perturbation, Shown
+from vcd.perturbations import Perturbation, Shown, Teacher
 from vcd.predictions import Prediction
 from vcd.randomness import PerImage
 from vcd.samplers import Latents, Sampler, Trajectory
@@ -194,3 +194,7 @@ class Diffusion(L.LightningModule, ABC):
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
         compat.allow_clipping(optimizer)
         return [optimizer], [{"scheduler": self.scheduler(optimizer), "interval": "step"}]
+
+
+# isinstance of Python 3.12 and later does not see the parts that nn.Module keeps for it.
+Teacher.register(Diffusion)  # type: ignore[type-abstract]
