@@ -189,9 +189,11 @@ def test_fewer_states_can_be_kept_without_changing_the_samples():
         (["prediction=x0", "sampler=ddim"], ["degradation=noise", "cold"]),
         (["model=ddpm", "degradation=blur"], ["model=ddpm", "degradation=noise"]),
         (["model=ddpm", "degradation=black_noise", "prediction=x0"], ["noise"]),
-        (["model=ddpm", "prediction=xt", "sampler=sequential"], ["model=ddpm", "prediction=eps, v, edm or x0"]),
+        (
+            ["model=ddpm", "prediction=xt", "sampler=sequential"],
+            ["model=ddpm", "prediction=eps, v, edm, x0 or difference"],
+        ),
         (["model=bansal", "prediction=xt", "sampler=sequential"], ["model=bansal", "prediction=x0"]),
-        (["model=rissanen", "degradation=noise"], ["model=rissanen", "deterministic"]),
         (["model=rissanen", "prediction=x0"], ["model=rissanen", "prediction=xt or vxt"]),
         (["model=ddpm", "sampler.eta=1.5"], ["sampler.eta=1.5"]),
         (["sampler.steps=0"], ["sampler.steps=0"]),

@@ -16,7 +16,8 @@ from vcd.batch import Degraded
 from vcd.cli import CONF
 from vcd.data.base import ImageData
 from vcd.degradations.base import Degradation
-from vcd.degradations.gaussian import GaussianDegradation
+from vcd.degradations.gaussian import GaussianDegradation, Noisy
+from vcd.degradations.soft import Soft
 from vcd.errors import UserError
 from vcd.identity import register_resolvers
 from vcd.models.base import Diffusion
@@ -171,17 +172,18 @@ def takes(model: str, prediction: str, D: Degradation) -> bool:
     noise = isinstance(D, GaussianDegradation)
     plain = noise and D.signal.ndim == 1  # the same in every frequency
     allowed = {
-        "ddpm": noise and prediction in (*OF_NOISE, "x0"),
+        "ddpm": isinstance(D, Noisy) and prediction in (*OF_NOISE, "x0", "difference"),
         "vdm": plain and prediction == "eps",
         "bansal": prediction == "x0",
-        "rissanen": not D.stochastic and prediction in ("xt", "vxt"),
+        "rissanen": prediction in ("xt", "vxt"),
     }
-    sampled = D.readable or prediction != "x0"  # sampler=cold reads the draw back from the image
+    sampled = D.readable or prediction not in ("x0", "difference")  # sampler=cold reads the draw back from the image
     return (
         sampled
         and allowed.get(model, True)
         and (noise or prediction not in OF_NOISE)
         and (plain or prediction != "edm")
+        and not (isinstance(D, Soft) and prediction == "eps")  # it erases
     )
 
 
@@ -201,7 +203,9 @@ def test_every_combination_takes_a_step(compose, model, prediction, dataset):
     cfg.dataset = shapes()[dataset]
     torch.manual_seed(0)
     n, served = 2, 0
-    cfg.sampler = compose(f"sampler={'cold' if prediction in ('x0', *OF_NOISE) else 'sequential'}").sampler
+    cfg.sampler = compose(
+        f"sampler={'cold' if prediction in ('x0', 'difference', *OF_NOISE) else 'sequential'}"
+    ).sampler
     parts = {k: instantiate(v) if isinstance(v, DictConfig) else v for k, v in cfg.model.items() if k != "_target_"}
     for name in DEGRADATIONS:
         if name.startswith("decolour") and cfg.dataset.channels == 1:

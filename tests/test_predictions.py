@@ -10,7 +10,7 @@ from vcd.cli import CONF
 from vcd.degradations.base import Degradation
 from vcd.degradations.noise import Noise
 from vcd.errors import UserError
-from vcd.predictions import X0, Eps, V, VXt, Xt
+from vcd.predictions import X0, Difference, Eps, V, VXt, Xt
 from vcd.schedules import Cosine, Linear
 
 DEGRADATIONS = sorted(path.stem for path in (CONF / "degradation").glob("*.yaml"))
@@ -33,7 +33,7 @@ def degradation(request, compose):
     ).double()
 
 
-@pytest.mark.parametrize("prediction", [X0(), Xt(), VXt()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("prediction", [X0(), Difference(), Xt(), VXt()], ids=lambda p: type(p).__name__)
 def test_the_target_reads_back_as_x_s(degradation, prediction):
     batch = degraded(degradation, prediction)
     noisy = batch.x_t + 0.1 * torch.randn_like(batch.x_t)  # the base of an increment need not be the true x_t
@@ -65,12 +65,12 @@ def test_eps_reads_x0_with_the_true_noise(T, schedule):
 
 
 @pytest.mark.parametrize("prediction", [Eps(), V()], ids=lambda p: type(p).__name__)
-@pytest.mark.parametrize("name", [name for name in DEGRADATIONS if name not in ("noise", "blur_noise")])
+@pytest.mark.parametrize("name", [name for name in DEGRADATIONS if name not in ("noise", "blur_noise", "soft")])
 def test_eps_and_v_without_noise_of_their_own_are_refused(compose, name, prediction):
     D = instantiate(compose(f"degradation={name}", "dataset=digits", "dataset.channels=3", "T=6").degradation)
     with pytest.raises(
         UserError,
-        match=f"prediction={type(prediction).__name__.lower()} needs Gaussian noise .*=noise or blur_noise.*take prediction=x0",
+        match=f"prediction={type(prediction).__name__.lower()} needs Gaussian noise .*=noise, blur_noise or soft.*take prediction=x0",
     ):
         prediction.check(D)
 

@@ -48,6 +48,32 @@ RISSANEN = {
     "ema_decay": 0.999, "batch_size": 128, "trainer.max_steps": 1_300_000, "dataset.flip": False,
     "start._target_": "vcd.starts.TrainSet",
 }  # fmt: skip
+DDPM = {
+    "model._target_": "vcd.models.ddpm.DDPM", "T": 1000, "optimizer.lr": 2e-4, "optimizer.betas": [0.9, 0.999],
+    "scheduler.warmup": 5000, "trainer.gradient_clip_val": 1.0, "ema_decay": 0.9999, "batch_size": 128,
+    "trainer.max_steps": 800_000, "dataset.flip": True,
+}  # fmt: skip
+BANSAL = {
+    "model._target_": "vcd.models.bansal.Bansal", "sampler._target_": "vcd.samplers.Cold", "optimizer.lr": 2e-5,
+    "optimizer.betas": [0.9, 0.999], "batch_size": 32, "trainer.accumulate_grad_batches": 2, "trainer.max_steps": 700_000,
+    "trainer.gradient_clip_val": None, "ema_decay": 0.995, "callbacks.ema.every": 10, "callbacks.ema.start": 2000,
+}  # fmt: skip
+COLD = BANSAL | {"network.unet.dim": 64, "network.unet.mults": [1, 2, 4, 8]}
+CELEBA = COLD | {"dataset.name": "celeba", "dataset.size": 128}
+BLUR = "degradation._target_", "vcd.degradations.gaussian_blur.GaussianBlur"
+EXPONENTIAL = {"kernel.sigma._target_": "vcd.schedules.exponential_sigma", "kernel.sigma.rate": 0.01}
+HOLE = {
+    "T": 50, "degradation.parts.inpaint.first": 0.1, "degradation.parts.inpaint.last": 5.0, "degradation.parts.quantise.bits": 8,
+    "degradation.parts.inpaint.centre": "random", "degradation.parts.inpaint.fill": 0.0, "degradation.parts.inpaint.closes": False,
+    "dataset.size": 32,
+}  # fmt: skip
+ENLARGED = {
+    "degradation._target_": "vcd.degradations.downsample.Downsample",
+    "T": 3,
+    "degradation.factor": 8,
+    "dataset.size": 32,
+}
+SNOW = {"degradation._target_": "vcd.degradations.snow.Snow", "T": 200, "sampler._target_": "vcd.samplers.Naive"}
 PUBLISHED = {
     "vcd_mnist": FEUCHT | MNIST | ROLLOUT,
     "vcd_cifar10": FEUCHT | CIFAR10 | ROLLOUT,
@@ -58,17 +84,58 @@ PUBLISHED = {
     "rissanen_mnist": RISSANEN | {"T": 100, "ihd.sigma_max": 20, "optimizer.lr": 2e-4},
     "rissanen_cifar10": RISSANEN | {"T": 200, "ihd.sigma_max": 24, "optimizer.lr": 2e-4},
     "rissanen_afhq": RISSANEN | {"T": 200, "ihd.sigma_max": 32, "optimizer.lr": 1e-4},  # of its 64-pixel model
-    "bansal_afhq": {
-        "T": 300, "kernel.size": 27, "kernel.sigma._target_": "vcd.schedules.exponential_sigma", "kernel.sigma.rate": 0.01,
-        "start.noise": 0.004, "sampler._target_": "vcd.samplers.Cold", "optimizer.lr": 2e-5, "optimizer.betas": [0.9, 0.999],
-        "batch_size": 32, "trainer.accumulate_grad_batches": 2, "trainer.max_steps": 700_000, "trainer.gradient_clip_val": None,
-        "ema_decay": 0.995, "callbacks.ema.every": 10, "callbacks.ema.start": 2000, "dataset.flip": True,
+    "bansal_afhq": BANSAL | EXPONENTIAL | {
+        "T": 300, "kernel.size": 27, "kernel.padding": "circular", "start.noise": 0.004, "dataset.flip": True,
+        "degradation.parts.quantise.bits": 8,
     },
-    "ddpm_cifar10": {
-        "T": 1000, "prediction._target_": "vcd.predictions.Eps", "schedule._target_": "vcd.schedules.Linear",
-        "schedule.beta_start": 1e-4, "schedule.beta_end": 0.02, "optimizer.lr": 2e-4, "optimizer.betas": [0.9, 0.999],
-        "scheduler.warmup": 5000, "trainer.gradient_clip_val": 1.0, "ema_decay": 0.9999, "batch_size": 128,
-        "trainer.max_steps": 800_000, "dataset.flip": True, "sampler.eta": 1.0,
+    "bansal_celeba_blur": CELEBA | EXPONENTIAL | {
+        "T": 300, "kernel.size": 27, "kernel.padding": "circular", "start.noise": 0.004, "degradation.parts.quantise.bits": 8,
+    },
+    "bansal_celeba_generate": CELEBA | {
+        "T": 750, "degradation.first": 1.0, "degradation.last": pytest.approx(1 + 749 * 0.05), "degradation.closes": True,
+        "degradation.fill": "random", "degradation.centre": "fixed", "start.noise": 1e-6,
+    },
+    "bansal_celeba_morph": CELEBA | {
+        "T": 200, "degradation._target_": "vcd.degradations.morph.Morph", "degradation.source._target_": "vcd.data.afhq.AFHQ",
+        "degradation.source.size": 128, "schedule._target_": "vcd.schedules.Cosine",
+    },
+    "bansal_mnist_deblur": COLD | dict([BLUR]) | {
+        "T": 20, "kernel.size": 11, "kernel.padding": "circular", "kernel.sigma._target_": "vcd.schedules.constant_sigma",
+        "kernel.sigma.value": 7, "dataset.size": 32,
+    },
+    "bansal_cifar10_deblur": COLD | dict([BLUR]) | {
+        "T": 50, "kernel.size": 11, "kernel.padding": "reflect", "kernel.sigma._target_": "vcd.schedules.linear_sigma",
+        "kernel.sigma.slope": 0.01, "kernel.sigma.offset": 0.35,
+    },
+    "bansal_celeba_deblur": CELEBA | dict([BLUR]) | EXPONENTIAL | {"T": 200, "kernel.size": 15, "kernel.padding": "reflect"},
+    "bansal_mnist_inpaint": COLD | HOLE,
+    "bansal_cifar10_inpaint": COLD | HOLE,
+    "bansal_celeba_inpaint": CELEBA | {
+        "T": 100, "degradation.first": 0.2, "degradation.last": 20.0, "degradation.centre": "fixed", "degradation.fill": 0.0,
+        "degradation.closes": False,
+    },
+    "bansal_mnist_superres": COLD | ENLARGED,
+    "bansal_cifar10_superres": COLD | ENLARGED,
+    "bansal_celeba_superres": CELEBA | ENLARGED | {"T": 4, "degradation.factor": 16, "dataset.size": 128},
+    "bansal_cifar10_snow": COLD | SNOW | {"degradation.strength": 3},
+    "bansal_celeba_snow": CELEBA | SNOW | {"degradation.strength": 4},
+    "bansal_cifar10_decolour": COLD | {
+        "T": 20, "degradation._target_": "vcd.degradations.decolour.Decolour", "degradation.ratio": None,
+    },
+    "ddpm_cifar10": DDPM | {
+        "prediction._target_": "vcd.predictions.Eps", "schedule._target_": "vcd.schedules.Linear", "sampler.eta": 1.0,
+        "schedule.beta_start": 1e-4, "schedule.beta_end": 0.02,
+    },
+    "blurring_cifar10": DDPM | {
+        "prediction._target_": "vcd.predictions.Eps", "schedule._target_": "vcd.schedules.Tangent", "schedule.limit": 10,
+        "degradation._target_": "vcd.degradations.blur_noise.BlurNoise", "degradation.sigma_max": 20,
+        "degradation.floor": 0.001, "weight": None, "sampler._target_": "vcd.samplers.DDIM", "sampler.eta": 1.0,
+        "sampler.steps": None,
+    },
+    "soft_cifar10": DDPM | {
+        "prediction._target_": "vcd.predictions.Difference", "degradation._target_": "vcd.degradations.soft.Soft",
+        "degradation.noise_min": 0.01, "degradation.noise_max": 0.1, "degradation.rise": 0.25, "degradation.blur": 23.0,
+        "weight._target_": "vcd.weights.Simple", "sampler._target_": "vcd.exact_steps.Momentum", "sampler.published": True,
     },
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from vcd.levels import per_image
 from vcd.likelihood import ode_bits
 from vcd.models.vdm import VDM
 from vcd.noise_schedules import VP, Geometric, Karras, LogSNR, SubVP
-from vcd.predictions import EDM, X0, Eps, V
+from vcd.predictions import EDM, X0, Difference, Eps, V
 from vcd.randomness import PerImage
 from vcd.samplers import DDIM, Move
 from vcd.schedules import Cosine, Linear
@@ -235,7 +235,9 @@ def test_quadratic_steps_are_distinct_and_closer_near_0():
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), Geometric(sigma_max=5)], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("prediction", [Eps(), V(), EDM(), EDM(sd=1.0), X0()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "prediction", [Eps(), V(), EDM(), EDM(sd=1.0), X0(), Difference()], ids=lambda p: type(p).__name__
+)
 def test_reading_and_gain(prediction, schedule):
     """An error e of the output is an error of sqrt(1 / gain) e of xhat_0."""
     D = precise(Noise(T=10, schedule=schedule), schedule)
@@ -246,7 +248,7 @@ def test_reading_and_gain(prediction, schedule):
     torch.testing.assert_close(prediction.read(target, batch.x_t, t, batch.s, D), x0)
     e = torch.randn_like(x0)
     error = (prediction.read(target + e, batch.x_t, t, batch.s, D) - x0).square().flatten(1).sum(1)
-    torch.testing.assert_close(error * prediction.gain(t, D), e.square().flatten(1).sum(1))
+    torch.testing.assert_close(error * prediction.gain(t, D).flatten(), e.square().flatten(1).sum(1))
 
 
 def test_edm_with_sd_1_is_v_with_the_sign_turned():
@@ -261,16 +263,16 @@ def test_edm_with_sd_1_is_v_with_the_sign_turned():
 
 def test_the_weights():
     D, t = Noise(T=100, schedule=Linear()), torch.arange(1, 101)
-    snr = (D.signal / D.noise)[1:] ** 2
+    snr = ((D.signal / D.noise)[1:] ** 2)[:, None, None, None]
     torch.testing.assert_close(Simple()(t, D), snr)
-    torch.testing.assert_close(Simple()(t, D) / Eps().gain(t, D), torch.ones(100))
-    torch.testing.assert_close(Preconditioned(sd=0.5)(t, D) / EDM(sd=0.5).gain(t, D), torch.ones(100))
-    torch.testing.assert_close(Flat()(t, D), torch.ones(100))
+    torch.testing.assert_close(Simple()(t, D) / Eps().gain(t, D), torch.ones(100, 1, 1, 1))
+    torch.testing.assert_close(Preconditioned(sd=0.5)(t, D) / EDM(sd=0.5).gain(t, D), torch.ones(100, 1, 1, 1))
+    torch.testing.assert_close(Flat()(t, D), torch.ones(100, 1, 1, 1))
     torch.testing.assert_close(MinSNR(gamma=5)(t, D), snr.clamp(max=5))
     torch.testing.assert_close(Likelihood()(t, D)[1:], 50 * (snr[:-1] - snr[1:]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v", "edm", "x0"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "edm", "x0", "difference"])
 def test_with_one_weight_all_predictions_have_one_loss(compose, prediction):
     """The same xhat_0, the same loss, whatever the network gives."""
     model = checkpoints.build(
@@ -285,7 +287,7 @@ def test_with_one_weight_all_predictions_have_one_loss(compose, prediction):
         Degraded(wrong, t, batch.s, batch.x_t, wrong, D.infer(batch.x_t, wrong, t), batch.label), batch.x_t, D
     )
     model.ask = lambda *_: out
-    expected = MinSNR(gamma=5.0)(t, D) * (wrong - x0).square().flatten(1).mean(1)
+    expected = MinSNR(gamma=5.0)(t, D).flatten() * (wrong - x0).square().flatten(1).mean(1)
     torch.testing.assert_close(model.eval().losses(batch).terms["loss"], expected, rtol=2e-3, atol=1e-5)
 
 

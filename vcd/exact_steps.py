@@ -6,7 +6,7 @@ from typing import final
 from vcd.degradations.base import Degradation
 from vcd.degradations.transition import transition
 from vcd.levels import Levels
-from vcd.predictions import Prediction, gaussian
+from vcd.predictions import Prediction, noisy
 from vcd.restorer import Restorer
 from vcd.samplers import Draw, Move, Pixels, Restoring, Sampler, Step
 
@@ -48,7 +48,7 @@ class Exact(Sampler):
 class Momentum(Restoring):
     """Soft diffusion (Daras et al. 2022, arXiv:2209.05442): x_s = C_s xhat_0 + (noise_s / noise_t)^2 (x_t - C_t xhat_0) + new noise.
 
-    Algorithm 2 of cold diffusion and the reverse step of a variance that explodes, in one; C_t is the degradation's signal.
+    Algorithm 2 of cold diffusion and the reverse step of a variance that explodes, in one; C_t is the degradation without its noise.
     The new noise has std noise_s sqrt(1 - noise_s^2 / noise_t^2), which keeps the moments of q(x_s | x_0); `published`:
     sqrt(noise_t^2 - noise_s^2), which overshoots them. Without new noise it would be sampler=cold.
     """
@@ -58,12 +58,12 @@ class Momentum(Restoring):
         self.published = published
 
     def check(self, D: Degradation, prediction: Prediction) -> None:
-        gaussian(D, "sampler=momentum", "take sampler=cold, naive or sequential")
+        noisy(D, "sampler=momentum", "take sampler=cold, naive or sequential")
         super().check(D, prediction)
 
     def degrade(self, D: Degradation, x: Pixels, x0hat: Pixels, t: Levels, s: Levels, draw: Draw) -> Pixels:
-        D = gaussian(D)
-        noise_t, noise_s = D.at(t)[1], D.at(s)[1]
+        D = noisy(D)
+        noise_t, noise_s = D.noise_at(t), D.noise_at(s)
         old = noise_s / noise_t
         new = (noise_t if self.published else noise_s) * (1 - old**2).clamp(min=0).sqrt() * (noise_s > 0)
         return D(x0hat, s, old * D.infer(x, x0hat, t)) + new * draw()

@@ -1,7 +1,8 @@
-"""What the network is asked for: x0, xt, vxt, eps or v.
+"""What the network is asked for: x0, xt, vxt, eps, v or the difference x0 - x_t.
 
 x0, xt and vxt are one idea, an estimate of a less degraded level s: `level` says which, `target` what the network's
-output regresses to, `read` what the output says about x_s. eps and v are x0 in other words, where there is noise.
+output regresses to, `read` what the output says about x_s. The difference is x0 in other words, and so are eps and v,
+where there is noise.
 """
 
 from abc import ABC, abstractmethod
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from vcd.batch import Degraded
 from vcd.degradations.base import Degradation
-from vcd.degradations.gaussian import GaussianDegradation
+from vcd.degradations.gaussian import GaussianDegradation, Noisy
 from vcd.errors import UserError
 from vcd.levels import Levels
 from vcd.schedules import Number
 
 Pixels = Float[Tensor, "b c h w"]
+Gain = Float[Tensor, "b 1 h2 w2"]  # (b, 1, 1, 1), or (b, 1, h, w) where the signal depends on the frequency
+ERASED = 1e-12  # of the signal: below it nothing can be divided by it
 
 
 class Prediction(ABC):
@@ -50,8 +53,8 @@ class Clean(Prediction, ABC):
     """What is asked for is level 0."""
 
     @abstractmethod
-    def gain(self, t: Levels, D: Degradation) -> Float[Tensor, " b"]:
-        """The squared error of the output, in units of that of xhat_0."""
+    def gain(self, t: Levels, D: Degradation) -> Gain:
+        """The squared error of the output, in units of that of xhat_0: one number per image, or one per coefficient."""
 
     gives = "the clean image only, take sampler=cold, naive or one_shot (ddim and ancestral for noise)"
 
@@ -72,8 +75,22 @@ class X0(Clean):
     def read(self, out: Pixels, x_t: Pixels, t: Levels, s: Levels, D: Degradation) -> Pixels:
         return out
 
-    def gain(self, t: Levels, D: Degradation) -> Float[Tensor, " b"]:
-        return torch.ones(t.shape, device=t.device)
+    def gain(self, t: Levels, D: Degradation) -> Gain:
+        return torch.ones(len(t), 1, 1, 1, device=t.device)
+
+
+@final
+class Difference(Clean):
+    """x_0 - x_t: what is missing (Daras et al. 2022, arXiv:2209.05442)."""
+
+    def target(self, batch: Degraded, x_t: Pixels, D: Degradation) -> Pixels:
+        return batch.x0 - x_t
+
+    def read(self, out: Pixels, x_t: Pixels, t: Levels, s: Levels, D: Degradation) -> Pixels:
+        return x_t + out
+
+    def gain(self, t: Levels, D: Degradation) -> Gain:
+        return torch.ones(len(t), 1, 1, 1, device=t.device)
 
 
 class Increment(Prediction, ABC):
@@ -130,6 +147,14 @@ class OfNoise(Clean, ABC):
 class Eps(OfNoise):
     """The noise eps of x_t = signal_t x_0 + noise_t eps (Ho et al. 2020, arXiv:2006.11239); reads xhat_0."""
 
+    def check(self, D: Degradation) -> None:
+        super().check(D)
+        if gaussian(D).signal[1:].min() < ERASED:
+            raise UserError(
+                f"prediction=eps divides by the signal, and {type(D).__name__} erases the highest frequencies; take "
+                "prediction=difference, x0 or v"
+            )
+
     def target(self, batch: Degraded, x_t: Pixels, D: Degradation) -> Pixels:
         assert batch.eps is not None
         return batch.eps
@@ -139,8 +164,8 @@ class Eps(OfNoise):
         signal, noise = D.at(t)
         return D.basis.inverse(D.basis(x_t - noise * out) / signal)
 
-    def gain(self, t: Levels, D: Degradation) -> Float[Tensor, " b"]:
-        signal, noise = _flat(t, D)
+    def gain(self, t: Levels, D: Degradation) -> Gain:
+        signal, noise = gaussian(D).at(t)
         return (signal / noise) ** 2
 
 
@@ -162,8 +187,8 @@ class V(OfNoise):
         signal, noise = D.at(t)
         return D.basis.inverse((signal * D.basis(x_t) - noise * D.basis(out)) / (signal**2 + noise**2))
 
-    def gain(self, t: Levels, D: Degradation) -> Float[Tensor, " b"]:
-        signal, noise = _flat(t, D)
+    def gain(self, t: Levels, D: Degradation) -> Gain:
+        signal, noise = gaussian(D).at(t)
         return ((signal**2 + noise**2) / noise) ** 2
 
 
@@ -195,8 +220,8 @@ class EDM(OfNoise):
         c_skip, c_out = self._coefficients(t, gaussian(D))
         return c_skip * x_t + c_out * out
 
-    def gain(self, t: Levels, D: Degradation) -> Float[Tensor, " b"]:
-        return self._coefficients(t, gaussian(D))[1].flatten() ** -2
+    def gain(self, t: Levels, D: Degradation) -> Gain:
+        return self._coefficients(t, gaussian(D))[1] ** -2
 
     def _coefficients(self, t: Levels, D: GaussianDegradation) -> tuple[Tensor, Tensor]:
         signal, noise = D.at(t)
@@ -204,20 +229,20 @@ class EDM(OfNoise):
         return signal * self.sd**2 / v, noise * self.sd / v.sqrt()
 
 
-def gaussian(D: Degradation, who: str = "this", instead: str = "take another part") -> GaussianDegradation:
-    """The degradation, if it is Gaussian; else UserError."""
-    if not isinstance(D, GaussianDegradation):
+def noisy(D: Degradation, who: str = "this", instead: str = "take another part") -> Noisy:
+    """The degradation, if Gaussian noise is added last; else UserError."""
+    if not isinstance(D, Noisy):
         raise UserError(
-            f"{who} needs Gaussian noise (degradation=noise or blur_noise); for {type(D).__name__} {instead}"
+            f"{who} needs Gaussian noise (degradation=noise, blur_noise, soft or downsample_noise); for "
+            f"{type(D).__name__} {instead}"
         )
     return D
 
 
-def _flat(t: Levels, D: Degradation) -> tuple[Tensor, Tensor]:
-    """Signal and noise of these levels, (b,) each; UserError where the signal depends on the frequency."""
-    signal, noise = gaussian(D).at(t)
-    if signal.shape[2:] != (1, 1):
+def gaussian(D: Degradation, who: str = "this", instead: str = "take another part") -> GaussianDegradation:
+    """The degradation, if it is Gaussian; else UserError."""
+    if not isinstance(D, GaussianDegradation):
         raise UserError(
-            "weight=... needs one signal per level, and this degradation keeps it per frequency: take weight=null"
+            f"{who} needs Gaussian noise (degradation=noise, blur_noise or soft); for {type(D).__name__} {instead}"
         )
-    return signal.flatten(), noise.flatten()
+    return D

@@ -14,7 +14,7 @@ from vcd.batch import UNCONDITIONAL, Condition
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.levels import Levels
-from vcd.predictions import Prediction, gaussian
+from vcd.predictions import Prediction, noisy
 from vcd.randomness import PerImage
 from vcd.restorer import Restorer
 from vcd.schedules import Number
@@ -237,12 +237,12 @@ class DDIM(Restoring):
         self.eta, self.clip = eta, clip
 
     def check(self, D: Degradation, prediction: Prediction) -> None:
-        gaussian(D, "sampler=ddim or ancestral", "take sampler=cold, naive or sequential")
+        noisy(D, "sampler=ddim or ancestral", "take sampler=cold, naive or sequential")
         super().check(D, prediction)
 
     def clean(self, model: Restorer, x0hat: Pixels) -> Pixels:
         return model.space.clip(x0hat) if self.clip else x0hat
 
     def degrade(self, D: Degradation, x: Pixels, x0hat: Pixels, t: Levels, s: Levels, draw: Draw) -> Pixels:
-        posterior = gaussian(D).posterior(x, x0hat, t, s, self.eta)
+        posterior = noisy(D).posterior(x, x0hat, t, s, self.eta)
         return posterior.sample(draw()) if self.eta > 0 else posterior.mean

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from vcd.degradations.base import Degradation
 from vcd.degradations.compose import Compose
-from vcd.degradations.gaussian import GaussianDegradation
+from vcd.degradations.gaussian import GaussianDegradation, Noisy
+from vcd.degradations.linear_noise import LinearNoise
 from vcd.errors import UserError
 from vcd.randomness import PerImage
 from vcd.schedules import Number
@@ -132,14 +133,18 @@ def natural(degradation: Degradation, *, channels: int, size: int, noise: Number
     where it leaves flat images, and degraded training images where it leaves more than that."""
     shape: dict[str, Any] = dict(channels=channels, size=size, noise=noise)
     last = degradation.random if isinstance(degradation, Compose) and degradation.stochastic else degradation
-    if degradation.stochastic and not isinstance(last, GaussianDegradation):  # of a law that is not known
+    if degradation.stochastic and not isinstance(last, Noisy):  # of a law that is not known
         return TrainSet(**shape, images=KEPT)
     probe = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     end = degradation(probe, torch.full((2,), degradation.T), degradation.draw(probe, PerImage(0, range(2))))
     if torch.all((end - zero).abs() < 1e-6):
         return Black(**shape, zero=zero)
     if isinstance(degradation, GaussianDegradation) and not degradation.fades:
+        if degradation.signal.ndim > 1:  # a blur that keeps the mean, and more
+            return TrainSet(**shape, images=KEPT)
         return NormalStart(**shape, std=float(degradation.noise[-1]))
+    if isinstance(degradation, LinearNoise) and degradation.signal[-1] > 0.05 * degradation.noise[-1]:
+        return TrainSet(**shape, images=KEPT)
     if degradation.stochastic:
         return NormalStart(**shape)
     left = (end - probe.mean((2, 3), keepdim=True)).square().mean()

@@ -5,7 +5,7 @@ from typing import final
 
 import torch
 
-from vcd.degradations.gaussian import DCT, GaussianDegradation
+from vcd.degradations.gaussian import DCT, GaussianDegradation, heat
 from vcd.errors import UserError
 from vcd.schedules import Schedule
 
@@ -27,9 +27,7 @@ class BlurNoise(GaussianDegradation):
             )
         alpha_bar = schedule.alpha_bar(T)
         u = torch.arange(T + 1, dtype=torch.float64) / T
-        tau = (sigma_max * torch.sin(math.pi / 2 * u) ** 2) ** 2 / 2
-        f = math.pi * torch.arange(size, dtype=torch.float64) / size
-        kept = (1 - floor) * torch.exp(-(f[:, None] ** 2 + f**2) * tau[:, None, None]) + floor
+        kept = (1 - floor) * heat(sigma_max * torch.sin(math.pi / 2 * u) ** 2, size) + floor
         super().__init__(
             signal=alpha_bar.sqrt()[:, None, None] * kept, noise=(1 - alpha_bar).sqrt(), basis=DCT(size=size)
         )

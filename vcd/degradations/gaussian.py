@@ -53,15 +53,20 @@ def dct_matrix(size: int) -> Float64[Tensor, "n n"]:
     return C
 
 
-@final
-class DCT(Basis):
-    """Cosines with reflecting borders: the eigenvectors of the heat equation."""
+def heat(sigma: Float64[Tensor, " levels"], size: int) -> Float64[Tensor, "levels n n"]:
+    """What a Gaussian blur of std sigma_t pixels leaves of every wave: exp(-(f_i^2 + f_j^2) sigma_t^2 / 2), f_k = pi k / N."""
+    f = math.pi * torch.arange(size, dtype=torch.float64) / size
+    return torch.exp(-(f[:, None] ** 2 + f**2) * sigma[:, None, None] ** 2 / 2)
+
+
+class Sides(Basis, ABC):
+    """One orthonormal matrix C for both sides of the image: C x C^T."""
 
     C: Tensor
 
-    def __init__(self, *, size: int):
+    def __init__(self, C: Float[Tensor, "n n"]):
         super().__init__()
-        self.register_buffer("C", dct_matrix(size).float())
+        self.register_buffer("C", C)
 
     def forward(self, x: Images) -> Images:
         return self.C @ x @ self.C.mT
@@ -71,6 +76,14 @@ class DCT(Basis):
 
     def scale(self, x: Images, by: Tensor) -> Images:
         return x + self.inverse((by - 1) * self(x))
+
+
+@final
+class DCT(Sides):
+    """Cosines with reflecting borders: the eigenvectors of the heat equation."""
+
+    def __init__(self, *, size: int):
+        super().__init__(dct_matrix(size).float())
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,46 @@ class Posterior:
         return self.mean + self.basis.inverse(self.std * eps)
 
 
-class GaussianDegradation(Degradation, ABC):
+class Noisy(Degradation, ABC):
+    """x_t = mean_t(x0) + noise_t eps, eps standard normal and mean_t linear: DDPM and its samplers need no more.
+
+    `noise` (T+1,) is a buffer, 0 at level 0.
+    """
+
+    stochastic = True
+    noise: Tensor
+
+    @abstractmethod
+    def mean(self, x0: Images, t: Levels) -> Images:
+        """x_t without its noise."""
+
+    @abstractmethod
+    def noise_at(self, t: Levels) -> Float[Tensor, "b 1 1 1"]:
+        """noise_t, ready to multiply images with."""
+
+    @abstractmethod
+    def posterior(self, x_t: Images, x0: Images, t: Levels, s: Levels, eta: float = 1.0) -> "Posterior":
+        """q(x_s | x_t, x0) (eta = 1), or one with less noise that has the same q(x_s | x0)."""
+
+    def forward(self, x0: Images, t: Levels, eps: Images | None = None) -> Images:
+        """x_t in float32. ValueError without eps."""
+        if eps is None:
+            raise ValueError("this degradation needs its eps: pass eps=degradation.draw(x0)")
+        return self.mean(x0, t) + self.noise_at(t) * eps.to(self.noise.dtype)
+
+    def draw(self, x0: Images, randomness: PerImage | None = None) -> Images:
+        """Standard normal like x0."""
+        if randomness is None:
+            return torch.randn(x0.shape, device=x0.device, dtype=self.noise.dtype)
+        return randomness.normal(*x0.shape[1:]).to(x0.device, self.noise.dtype)
+
+    def infer(self, x_t: Images, x0: Images, t: Levels) -> Images:
+        """(x_t - mean_t(x0)) / noise_t; 0 at level 0, which holds no noise."""
+        noise, left = self.noise_at(t), x_t.to(self.noise.dtype) - self.mean(x0, t)
+        return torch.where(noise > 0, left / noise.clamp(min=torch.finfo(noise.dtype).tiny), 0)
+
+
+class GaussianDegradation(Noisy, ABC):
     """x_t = B^-1(signal_t . B x0) + noise_t eps, eps standard normal.
 
     The basis B is the pixels (ordinary noise) or the DCT (blur with noise: Hoogeboom and Salimans 2022,
@@ -94,9 +146,7 @@ class GaussianDegradation(Degradation, ABC):
     of eps and v, and the bound read nothing else.
     """
 
-    stochastic = True
     signal: Tensor
-    noise: Tensor
     log_ratio: Tensor
 
     def __init__(self, *, signal: Float64[Tensor, "levels *grid"], noise: Float64[Tensor, " levels"], basis: Basis):
@@ -110,13 +160,14 @@ class GaussianDegradation(Degradation, ABC):
         ratio = (noise[1:] / signal[1:]).log() if flat else torch.zeros(0, dtype=torch.float64)
         self.register_buffer("log_ratio", ratio, persistent=False)  # ln(noise / signal) of levels 1..T, float64
 
-    def forward(self, x0: Images, t: Levels, eps: Images | None = None) -> Images:
-        """x_t in float32. ValueError without eps."""
-        if eps is None:
-            raise ValueError("this degradation needs its eps: pass eps=degradation.draw(x0)")
-        signal, noise = self.at(t)
+    def mean(self, x0: Images, t: Levels) -> Images:
+        """B^-1(signal_t . B x0)."""
+        signal, _ = self.at(t)
         with exactly(x0.device):
-            return self.basis.scale(x0.to(signal.dtype), signal) + noise * eps.to(noise.dtype)
+            return self.basis.scale(x0.to(signal.dtype), signal)
+
+    def noise_at(self, t: Levels) -> Float[Tensor, "b 1 1 1"]:
+        return self.at(t)[1]
 
     def at(self, t: Levels) -> tuple[Tensor, Tensor]:
         """signal_t and noise_t, ready to multiply coefficients and images with; for real t see `between`."""
@@ -160,19 +211,6 @@ class GaussianDegradation(Degradation, ABC):
         signal, noise = self.at(t)
         return x / (signal**2 + noise**2).sqrt()
 
-    def draw(self, x0: Images, randomness: PerImage | None = None) -> Images:
-        """Standard normal like x0."""
-        if randomness is None:
-            return torch.randn(x0.shape, device=x0.device, dtype=self.noise.dtype)
-        return randomness.normal(*x0.shape[1:]).to(x0.device, self.noise.dtype)
-
-    def infer(self, x_t: Images, x0: Images, t: Levels) -> Images:
-        """(x_t - B^-1(signal_t . B x0)) / noise_t; 0 at level 0, which holds no noise."""
-        signal, noise = self.at(t)
-        with exactly(x_t.device):
-            left = x_t.to(signal.dtype) - self.basis.scale(x0.to(signal.dtype), signal)
-        return torch.where(noise > 0, left / noise.clamp(min=torch.finfo(noise.dtype).tiny), 0)
-
     def posterior(self, x_t: Images, x0: Images, t: Levels, s: Levels, eta: float = 1.0) -> Posterior:
         """q(x_s | x_t, x0), exactly (eta = 1; Ho et al. 2020, eq. 7), or with less noise (Song et al. 2020, eq. 12, 16).
 
@@ -181,7 +219,8 @@ class GaussianDegradation(Degradation, ABC):
         is divided by a small signal alone.
         """
         (signal_t, noise_t), (signal_s, noise_s) = self.at(t), self.at(s)
-        new = eta**2 * (1 - (signal_t * noise_s / (signal_s * noise_t)) ** 2)
+        lowest = torch.finfo(noise_t.dtype).tiny  # where all signal is lost at s already
+        new = eta**2 * (1 - (signal_t * noise_s / (signal_s * noise_t).clamp(min=lowest)) ** 2)
         eps = self.basis(self.infer(x_t, x0, t))
         mean = self.basis.inverse(signal_s * self.basis(x0) + noise_s * (1 - new).sqrt() * eps)
         return Posterior(mean, noise_s * new.sqrt(), self.basis)

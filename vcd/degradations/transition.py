@@ -52,12 +52,19 @@ def transition(D: Degradation, t: int, s: int) -> Transition:
             f"{type(D).__name__}; take sampler=sequential"
         )
     A_t, A_s = linear.table[t].double().cpu(), linear.table[s].double().cpu()
-    M = A_t @ torch.linalg.pinv(A_s, rtol=LOST)
-    U, kept, Vh = torch.linalg.svd(M)
+    M, U, kept, V = between(A_t, A_s)
     if (M @ A_s - A_t).abs().max() > 1e-4 or kept.max() > 1 + 1e-3:
         raise UserError(
             f"sampler=exact: level {t} of this degradation is not what a contraction makes of level {s}; take "
             "sampler=sequential, or degradation=blur or black_blur"
         )
-    M = U @ torch.diag(kept.clamp(max=1)) @ Vh
-    return Transition(M.float(), Vh.mT.contiguous().float(), kept.clamp(max=1).float(), linear.zero)
+    M = U @ torch.diag(kept.clamp(max=1)) @ V.mT
+    return Transition(M.float(), V.contiguous().float(), kept.clamp(max=1).float(), linear.zero)
+
+
+def between(A_t: Float[Tensor, "n n"], A_s: Float[Tensor, "n n"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """M, U, kept and V in float64 on the CPU: M = U diag(kept) V^T, for which M A_s is nearest to A_t."""
+    A_t, A_s = A_t.double().cpu(), A_s.double().cpu()
+    M = A_t @ torch.linalg.pinv(A_s, rtol=LOST)
+    U, kept, Vh = torch.linalg.svd(M)
+    return M, U, kept, Vh.mT

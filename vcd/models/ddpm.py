@@ -9,10 +9,11 @@ from vcd import bounds
 from vcd.batch import Degraded
 from vcd.bounds import Bound, Quantity
 from vcd.degradations.base import Degradation
+from vcd.degradations.gaussian import GaussianDegradation
 from vcd.errors import UserError
 from vcd.likelihood import ode_bits
 from vcd.models.base import Diffusion, Losses
-from vcd.predictions import Clean, Prediction, gaussian
+from vcd.predictions import Clean, Prediction, gaussian, noisy
 from vcd.randomness import PerImage
 from vcd.weights import Weight
 
@@ -32,25 +33,32 @@ class DDPM(Diffusion):
     """
 
     def __init__(self, *, degradation: Degradation, prediction: Prediction, weight: Weight | None = None, **parts: Any):
-        gaussian(degradation, "model=ddpm", "take model=bansal, rissanen, vcd or vwd")
+        noisy(degradation, "model=ddpm", "take model=bansal, rissanen, vcd or vwd")
         if not isinstance(prediction, Clean):
-            raise UserError("model=ddpm predicts the noise or the clean image: prediction=eps, v, edm or x0")
+            raise UserError(
+                "model=ddpm predicts the noise or the clean image: prediction=eps, v, edm, x0 or difference"
+            )
+        if weight is not None:
+            gaussian(degradation, f"weight={type(weight).__name__.lower()}", "take weight=null")
         super().__init__(degradation=degradation, prediction=prediction, **parts)
         self.weight, self.clean = weight, prediction
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)
         out = self.ask(x_t.network, batch.t, batch.s, batch.condition)
-        mse = (self.prediction.target(batch, x_t.base, self.degradation) - out).square().flatten(1).mean(1)
-        if self.weight is not None:
+        error = self.prediction.target(batch, x_t.base, self.degradation) - out
+        if self.weight is None:
+            square = error.square()
+        else:
             D = gaussian(self.degradation)
-            mse = mse * self.weight(batch.t, D) / self.clean.gain(batch.t, D)
+            square = D.basis(error).square() * (self.weight(batch.t, D) / self.clean.gain(batch.t, D))
+        mse = square.flatten(1).mean(1)
         return Losses(mse.mean(), {"loss": mse})
 
     def bound(self, x0: Float[Tensor, "n c h w"], randomness: PerImage) -> Bound | None:
-        """Bits per dimension of images of 256 values, from 100 levels per image; None where the signal depends on frequency."""
+        """Bits per dimension of images of 256 values, from 100 levels per image; None where the signal is not one number."""
         T = self.degradation.T
-        if gaussian(self.degradation).signal.ndim > 1 or T < 2:
+        if not isinstance(self.degradation, GaussianDegradation) or self.degradation.signal.ndim > 1 or T < 2:
             return None
         count = min(T - 1, 100)
         parts = bounds.ddpm_bits(self, x0, randomness, count)
@@ -61,8 +69,8 @@ class DDPM(Diffusion):
     def likelihood(
         self, images: UInt8[Tensor, "n c h w"], randomness: PerImage, *, steps: int
     ) -> Float[Tensor, " n"] | None:
-        """By the probability-flow ODE; None where the signal depends on frequency."""
-        D = gaussian(self.degradation)
-        if D.signal.ndim > 1:
+        """By the probability-flow ODE; None where the signal is not one number."""
+        D = self.degradation
+        if not isinstance(D, GaussianDegradation) or D.signal.ndim > 1:
             return None
         return ode_bits(self, images, randomness, steps=steps, std=1.0 if D.fades else D.noise[-1].item())

@@ -11,19 +11,19 @@ from vcd.predictions import Increment, Prediction
 
 @final
 class Rissanen(Diffusion):
-    """Inverse heat dissipation (Rissanen et al. 2022, arXiv:2206.13397), for every deterministic degradation.
+    """Inverse heat dissipation (Rissanen et al. 2022, arXiv:2206.13397), for every degradation.
 
     Training                                          Sampling
       t ~ U{1..T};  x_t, x_s = D(x_0, t), D(x_0, t-1)     x_T = D(a training image, T)
       v = x_t + sigma eps                                 for t = T..1:
       xhat_s = v + f(v, t)                                  v = x_t + delta eps
       descend ||x_s - xhat_s||^2                            x_{t-1} = v + f(v, t)
+
+    Where the degradation is random, x_t and x_s share the draw, and xhat_s is the mean of x_s given x_t: of noise, DDIM's
+    step.
     """
 
     def __init__(self, *, degradation: Degradation, prediction: Prediction, **parts: Any):
-        if degradation.stochastic:
-            raise UserError("model=rissanen needs a deterministic degradation: the step back from a random one has no "
-                            "single mean; noise is for model=ddpm or bansal")  # fmt: skip
         if not isinstance(prediction, Increment):
             raise UserError("model=rissanen predicts the increment to a less degraded level: prediction=xt or vxt")
         super().__init__(degradation=degradation, prediction=prediction, **parts)

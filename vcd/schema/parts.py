@@ -75,6 +75,10 @@ class Degradation(TypedDict, total=False):
     kernel_size: values.Width
     padding: values.Padding
     floor: values.Fraction
+    noise_min: values.Positive
+    noise_max: values.Positive
+    rise: values.Share
+    blur: values.NotNegative
     published: values.Flag
     continuous: values.Flag
     zero: values.Finite
