@@ -29,14 +29,16 @@ NEEDS = {
     ("dataset", "folder"): ["dataset.path=somewhere"],
     **{("prediction", name): ["degradation=noise"] for name in ("eps", "v")},
     ("prediction", "edm"): ["degradation=noise", "T=18"],
+    ("prediction", "eps_variance"): ["model=ddpm"],
     **{("schedule", name): ["degradation=noise"] for name in ("ve", "edm")},  # they keep the image, and cannot fade
     **{("degradation", name): ["dataset.channels=3"] for name in ("decolour", "decolour_lab")},
     ("perturbation", "none"): ["model=plain"],
     **{("perturbation", name): ["model=vwd"] for name in ("gaussian", "gaussian_published")},
     **{
         ("sampler", name): ["model=ddpm"]
-        for name in ("ddim", "ancestral", "dpm", "euler", "heun", "langevin", "pc", "reverse_sde")
+        for name in ("ddim", "ancestral", "large", "dpm", "euler", "heun", "langevin", "pc", "reverse_sde")
     },
+    ("sampler", "learned"): ["model=ddpm", "prediction=eps_variance"],
     ("sampler", "momentum"): ["model=ddpm", "schedule=ve"],
     **{("sampler", name): ["prediction=x0"] for name in ("cold", "naive", "one_shot")},
 }
@@ -164,7 +166,7 @@ def degradation_for(name: str, dataset: str) -> Degradation:
         return instantiate(hydra.compose("train", [f"degradation={name}", f"dataset={dataset}", *needs]).degradation)
 
 
-OF_NOISE = ("eps", "v", "edm")
+OF_NOISE = ("eps", "v", "edm", "eps_variance")
 
 
 def takes(model: str, prediction: str, D: Degradation) -> bool:
@@ -182,7 +184,8 @@ def takes(model: str, prediction: str, D: Degradation) -> bool:
         sampled
         and allowed.get(model, True)
         and (noise or prediction not in OF_NOISE)
-        and (plain or prediction != "edm")
+        and (plain or prediction not in ("edm", "eps_variance"))
+        and (model == "ddpm" or prediction != "eps_variance")
         and not (isinstance(D, Soft) and prediction == "eps")  # it erases
     )
 
@@ -199,7 +202,8 @@ def test_every_combination_takes_a_step(compose, model, prediction, dataset):
     """Model x prediction x data set x degradation: losses, backward, and a step of the optimiser."""
     overrides = [o for o in TINY if not o.startswith(("dataset=", "T="))]
     overrides += ["network.unet.mults=[1,1,1,1]", "network.unet.attention=[3]", "network.unet.blocks=1"]
-    cfg = compose(*overrides, f"model={model}", f"prediction={prediction}", *NEEDS.get(("prediction", prediction), []))
+    needs = [need for need in NEEDS.get(("prediction", prediction), []) if not need.startswith("model=")]
+    cfg = compose(*overrides, f"model={model}", f"prediction={prediction}", *needs)
     cfg.dataset = shapes()[dataset]
     torch.manual_seed(0)
     n, served = 2, 0
@@ -230,4 +234,8 @@ def test_every_combination_takes_a_step(compose, model, prediction, dataset):
         optimizer.step()
         assert any((p != b).any() for p, b in zip(diffusion.parameters(), before, strict=True))
         assert all(p.isfinite().all() for p in diffusion.parameters())
-    assert served or (model, prediction) in {(m, p) for m in ("ddpm", "vdm", "bansal", "rissanen") for p in PREDICTIONS}
+    assert (
+        served
+        or prediction == "eps_variance"
+        or (model, prediction) in {(m, p) for m in ("ddpm", "vdm", "bansal", "rissanen") for p in PREDICTIONS}
+    )

@@ -137,6 +137,14 @@ PUBLISHED = {
         "degradation.noise_min": 0.01, "degradation.noise_max": 0.1, "degradation.rise": 0.25, "degradation.blur": 23.0,
         "weight._target_": "vcd.weights.Simple", "sampler._target_": "vcd.exact_steps.Momentum", "sampler.published": True,
     },
+    "improved_ddpm_cifar10": {
+        "T": 4000, "prediction._target_": "vcd.predictions.WithVariance", "prediction.weight": 0.001,
+        "prediction.mean._target_": "vcd.predictions.Eps", "schedule._target_": "vcd.schedules.Cosine", "schedule.s": 0.008,
+        "network.unet.dim": 128, "network.unet.blocks": 3, "network.unet.heads": 4, "network.unet.dropout": 0.3,
+        "network.unet.mults": [1, 2, 2, 2], "network.unet.attention": [1, 2], "network.unet.film": True,
+        "network.unet.outputs": 2, "optimizer.lr": 1e-4, "scheduler.warmup": 0, "batch_size": 128, "ema_decay": 0.9999,
+        "trainer.max_steps": 500_000, "sampler._target_": "vcd.samplers.Ancestral", "sampler.v": None,
+    },
 }  # fmt: skip
 
 

@@ -6,19 +6,21 @@ import math
 import pytest
 import torch
 from hydra.utils import instantiate
+from torch.distributions import Normal, kl_divergence
 
 from vcd import bounds, checkpoints
 from vcd.batch import Condition, Degraded
 from vcd.cli import explain
 from vcd.degradations.noise import Noise
 from vcd.gammas import Fixed, LearnedLinear, LearnedNet
+from vcd.level_samplers import Importance
 from vcd.levels import per_image
 from vcd.likelihood import ode_bits
 from vcd.models.vdm import VDM
 from vcd.noise_schedules import VP, Geometric, Karras, LogSNR, SubVP
 from vcd.predictions import EDM, X0, Difference, Eps, V
 from vcd.randomness import PerImage
-from vcd.samplers import DDIM, Move
+from vcd.samplers import DDIM, Ancestral, Move
 from vcd.schedules import Cosine, Linear
 from vcd.solvers import DPMSolver, Euler, Heun, Langevin, ReverseSDE
 from vcd.spaces import Bins, Pixels
@@ -95,6 +97,14 @@ def test_levels_between_whole_numbers(schedule):
         (["model=ddpm", "degradation=blur_noise", "T=20", "prediction=edm"], ["prediction=edm", "frequency"]),
         (["model=vdm", "prediction=x0"], ["model=vdm", "prediction=eps"]),
         (["model=vdm", "model.steps=0"], ["model.steps=0"]),
+        (["model=ddpm", "sampler=learned"], ["sampler=learned", "prediction=eps_variance"]),
+        (["model=bansal", "degradation=noise", "prediction=eps_variance"], ["prediction=x0"]),
+        (["model=vcd", "degradation=noise", "prediction=eps_variance"], ["prediction=eps_variance", "model=ddpm"]),
+        (
+            ["model=ddpm", "prediction=eps_variance", "degradation.continuous=true"],
+            ["prediction=eps_variance", "whole"],
+        ),
+        (["model=ddpm", "prediction=eps_variance", "network.unet.outputs=1"], ["network.unet.outputs=2"]),
         (["model=vcd", "schedule=ve"], ["schedule=geometric", "cannot fade"]),
     ],
     ids=lambda x: " ".join(x) if "=" in x[0] else "",
@@ -302,6 +312,133 @@ def test_log_normal_levels(compose):
     D.continuous = False
     whole = sampler.draw(100, D)
     assert whole.dtype == torch.int64 and whole.min() >= 1 and whole.max() <= 400
+
+
+def test_importance_draws_what_costs_much_and_weighs_it_less():
+    """Nichol and Dhariwal 2021, eq. 18; the weighted mean is that of uniform levels."""
+    D, sampler = Noise(T=4, schedule=Cosine()), Importance(history=2, uniform=0.04)
+    t = torch.arange(1, 5)
+    cost = torch.tensor([1.0, 2.0, 3.0, 10.0])
+    sampler.learn(t, 100 * cost, D)
+    assert torch.equal(sampler.shares(4), torch.full((4,), 0.25))  # not warm yet
+    for factor in (0.6, 0.8):  # the first losses are forgotten; sqrt(mean of squares) of .6 and .8 is .7071
+        sampler.learn(t, factor * cost, D)
+    shares = sampler.shares(4)
+    torch.testing.assert_close(shares, 0.96 * cost / cost.sum() + 0.01)
+    assert (shares * sampler.weights(t, D) * cost).sum().item() == pytest.approx(cost.mean().item())
+    drawn = torch.bincount(sampler.draw(40_000, D), minlength=5)[1:] / 40_000
+    torch.testing.assert_close(drawn, shares, rtol=0, atol=0.01)
+    again = Importance(history=2, uniform=0.04)
+    again.load_state_dict(sampler.state_dict())
+    assert torch.equal(again.shares(4), shares)
+
+
+def test_a_batch_means_as_its_weights_say():
+    x, t = torch.zeros(3, 1, 2, 2), torch.ones(3).long()
+    plain, values = Degraded(x, t, t, x, x, None, t), torch.tensor([1.0, 2.0, 6.0])
+    weighed = Degraded(x, t, t, x, x, None, t, weight=torch.tensor([3.0, 0.0, 1.0]))
+    assert (plain.mean(values).item(), weighed.mean(values).item()) == (3.0, 3.0)
+    assert weighed.take([2, 0]).weight.tolist() == [1.0, 3.0]
+
+
+# --- learned variance -------------------------------------------------------------------------------------------------
+
+
+def test_the_divergence_of_a_step_is_that_of_two_normals():
+    """q(x_s | x_t, x_0) with beta-tilde, p with a variance between that and beta (Nichol and Dhariwal 2021, eq. 15)."""
+    D = precise(Noise(T=50, schedule=Cosine()), Cosine())
+    x0, x0hat, eps, v = torch.rand(4, 5, 2, 3, 3, dtype=torch.float64)
+    t = torch.tensor([2, 3, 20, 49, 50])
+    x_t = D(x0, t, eps)
+    one, other = D.posterior(x_t, x0, t, t - 1), D.posterior(x_t, x0hat, t, t - 1)
+    abar = D.signal**2
+    small, large = one.std**2, per_image(1 - abar[t] / abar[t - 1])
+    torch.testing.assert_close(small, large * per_image((1 - abar[t - 1]) / (1 - abar[t])))  # beta-tilde of beta
+    std = torch.exp((v * large.log() + (1 - v) * small.log()) / 2)
+    expected = kl_divergence(Normal(one.mean, one.std), Normal(other.mean, std)).flatten(1).sum(1)
+    torch.testing.assert_close(bounds.step_nats(D, x0, x0hat, t, v), expected)
+
+
+def test_the_best_variance_is_that_of_the_posterior_of_gaussian_data():
+    """1 + (gain in SNR) E|x_0 - xhat_0|^2 times that of q; any other v needs more bits."""
+    v, t, n = 0.3, 12, 20_000
+    D = precise(Noise(T=20, schedule=Cosine()), Cosine())
+    x0 = math.sqrt(v) * torch.randn(1, 1, 1, n, dtype=torch.float64)
+    at = torch.tensor([t])
+    x0hat = Optimal(D, v).restore(D(x0, at, torch.randn_like(x0)), at, at * 0)
+    snr = (D.signal / D.noise) ** 2
+    ratio = 1 + (snr[t - 1] - snr[t]) / (1 / v + snr[t])
+    best = (ratio.log() / (D.noise[t] ** 2 / D.noise[t - 1] ** 2).log()).item()
+    assert 0 < best < 1
+    bits = [bounds.step_nats(D, x0, x0hat, at, best + d).item() / n for d in (-0.1, 0.0, 0.1)]
+    assert bits[1] < min(bits[0], bits[2])
+    assert bits[1] == pytest.approx(math.log(ratio) / 2, rel=0.03)
+
+
+@pytest.fixture
+def improved(compose):
+    model = checkpoints.build(
+        compose(
+            "model=ddpm", "prediction=eps_variance", "sampler=learned", "T=20", "network.unet.dim=8", "dataset=digits"
+        )
+    )
+    with torch.no_grad():
+        for p in model.network.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model.eval()
+
+
+def test_the_bound_teaches_the_variance_and_not_the_mean(improved):
+    """The gradient of the mean's output is that of the squared error alone; the mean of vlb_bpd is that of the bound."""
+    D, n = improved.degradation, 19
+    x0, eps = torch.rand(n, 1, 8, 8) * 2 - 1, torch.randn(n, 1, 8, 8)
+    t = torch.arange(1, n + 1)
+    batch = Degraded(x0, t, t * 0, D(x0, t, eps), x0, eps, t)
+    out = torch.randn(n, 2, 8, 8, requires_grad=True)
+    improved.ask = lambda *_: out
+    losses = improved.losses(batch)
+    losses.total.backward()
+    torch.testing.assert_close(out.grad[:, :1], 2 * (out[:, :1] - eps).detach() / (n * 64))
+    assert (out.grad[:, 1:].abs() > 0).all()
+    torch.testing.assert_close(
+        losses.terms["loss"], (out[:, :1] - eps).square().flatten(1).mean(1) + 0.001 * losses.terms["vlb_bpd"]
+    )
+
+
+def test_the_learned_bound_is_the_mean_of_what_training_logs(improved):
+    x0, T = Pixels().encode(torch.randint(256, (64, 1, 8, 8)).byte()), 20
+    whole = bounds.ddpm_bits(improved, x0, PerImage(0, range(64)))[:, 1:].sum(1).mean().item()
+    t = torch.arange(1, T + 1).repeat_interleave(64)
+    many, eps = x0.repeat(T, 1, 1, 1), torch.randn(64 * T, 1, 8, 8)
+    D = improved.degradation
+    with torch.no_grad():
+        found = improved.losses(Degraded(many, t, t * 0, D(many, t, eps), many, eps, t)).terms["vlb_bpd"].mean().item()
+    assert found == pytest.approx(whole, rel=0.03)
+
+
+def test_small_and_large_variance_in_closed_form():
+    D, n = Noise(T=20, schedule=Cosine()), 4000
+    t, s = torch.full((n,), 12), torch.full((n,), 9)
+    x, draw = torch.randn(1, 1, 4, 4).expand(n, -1, -1, -1), lambda: torch.randn(n, 1, 4, 4)
+    torch.manual_seed(1)
+    expected = DDIM(eta=1.0).step(Optimal(D, 0.3), Move(x, t, s, Condition(), draw)).x
+    torch.manual_seed(1)
+    torch.testing.assert_close(Ancestral(v=0.0).step(Optimal(D, 0.3), Move(x, t, s, Condition(), draw)).x, expected)
+    beta = 1 - (D.signal[12] / D.signal[9]) ** 2
+    large = Ancestral(v=1.0).step(Optimal(D, 0.3), Move(x, t, s, Condition(), draw)).x
+    assert large.var(0).mean().item() == pytest.approx(beta.item(), rel=0.02)
+    torch.testing.assert_close(large.mean(0), expected.mean(0), rtol=0, atol=0.06)
+
+
+def test_the_learned_variance_is_sampled_with(improved):
+    """Where the network says v = 1 everywhere, it is the large one, bit for bit."""
+    small = improved.sample(PerImage(0, range(2))).x0
+    assert small.isfinite().all() and small.shape == (2, 1, 8, 8)
+    ask = improved.ask
+    improved.ask = lambda *inputs: torch.cat([ask(*inputs)[:, :1], torch.ones(2, 1, 8, 8)], 1)
+    ones = improved.sample(PerImage(0, range(2))).x0
+    improved.sampler = Ancestral(v=1.0)
+    assert torch.equal(improved.sample(PerImage(0, range(2))).x0, ones) and not torch.equal(ones, small)
 
 
 # --- VDM --------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,10 @@ UNCONDITIONAL = Condition()
 
 @dataclass(frozen=True)
 class Degraded:
-    """A batch: clean images, two levels s < t each, and the images at these levels. Pixels in [-1, 1], float32."""
+    """A batch: clean images, two levels s < t each, and the images at these levels. Pixels in [-1, 1], float32.
+
+    weight: how much each image counts in the objective, where the level sampler prefers some levels; None: all alike.
+    """
 
     x0: Float[Tensor, "b c h w"]
     t: Levels
@@ -50,6 +53,11 @@ class Degraded:
     x_s: Float[Tensor, "b c h w"]
     eps: Float[Tensor, "b c2 h2 w2"] | None  # None where the degradation is deterministic
     label: Int64[Tensor, " b"]
+    weight: Float[Tensor, " b"] | None = None
+
+    def mean(self, values: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+        """The objective: the mean of these values over the images, as much as each of them counts."""
+        return (values if self.weight is None else self.weight * values).mean()
 
     @property
     def condition(self) -> Condition:

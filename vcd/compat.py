@@ -67,6 +67,17 @@ def trainer_of(module: "LightningModule") -> "Trainer | None":
     return module._trainer
 
 
+def data_of(trainer: "Trainer") -> Any:
+    """The data module that a trainer fits with."""
+    return trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it from elsewhere
+
+
+def gathered(module: "LightningModule", x: "Tensor") -> "Tensor":
+    """One after the other, what all processes have of a tensor of one dimension."""
+    whole: Any = module.all_gather(x)  # with a dimension in front, where there are several
+    return whole.flatten()
+
+
 def average_of(trainer: "Trainer | None") -> "nn.Module | None":
     """The averaged weights of a training under way; Lightning keeps them in the callback."""
     from pytorch_lightning.callbacks import WeightAveraging

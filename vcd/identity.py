@@ -43,6 +43,7 @@ NEUTRAL: dict[str, Any] = {
     "model.network.context": 0,
     "model.network.fourier": [],
     "model.network.residual": False,
+    "model.network.outputs": 1,
     "model.weight": None,
     "space": {"_target_": "Pixels"},
     "*.zero": -1,

@@ -1,7 +1,7 @@
 """Levels t = 0 (clean) .. T (fully degraded), and how training draws them."""
 
 from abc import ABC, abstractmethod
-from typing import Protocol, final, runtime_checkable
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Real
@@ -24,6 +24,21 @@ class LevelSampler(ABC):
     @abstractmethod
     def draw(self, n: int, D: Graded, device: torch.device | str = "cpu") -> Levels:
         """n levels, from torch's global random state."""
+
+    def weights(self, t: Levels, D: Graded) -> Float[Tensor, " b"] | None:
+        """1 / (T P(t)), with which the mean of the loss is that over uniform levels; None where they are uniform, or where
+        the distribution is part of the objective."""
+        return None
+
+    def learn(self, t: Levels, losses: Float[Tensor, " b"], D: Graded) -> None:
+        """Take note of what these levels cost: called after every batch, with those of all devices."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned, for the checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
 
 
 class Even(LevelSampler, ABC):

@@ -28,6 +28,7 @@ class Prediction(ABC):
     """A rule for s and the two ways between the network's output and xhat_s."""
 
     gives: str  # in words, the levels that `answers` says
+    outputs = 1  # of the network, for each value of the image
 
     @abstractmethod
     def level(self, t: Levels) -> Levels:
@@ -227,6 +228,44 @@ class EDM(OfNoise):
         signal, noise = D.at(t)
         v = signal**2 * self.sd**2 + noise**2
         return signal * self.sd**2 / v, noise * self.sd / v.sqrt()
+
+
+@final
+class WithVariance(OfNoise):
+    """Two outputs: what `mean` asks for, and the share v that says how wide a step is (Nichol and Dhariwal 2021,
+    arXiv:2102.09672, eq. 15): ln of its variance lies between that of the posterior (v = 0) and that of the forward step.
+
+    weight: of the bound, from which v alone learns, in the loss (lambda of eq. 16).
+    """
+
+    outputs = 2
+
+    def __init__(self, *, mean: Clean, weight: Number = 0.001):
+        if not weight > 0:
+            raise UserError(f"prediction.weight={weight} must be above 0: v learns from the bound alone")
+        self.mean, self.weight = mean, weight
+
+    def check(self, D: Degradation) -> None:
+        self.mean.check(D)
+        if gaussian(D).signal.ndim > 1 or D.continuous or D.T < 2:
+            raise UserError(
+                "prediction=eps_variance learns the variance of steps between whole levels with one signal each, two at the "
+                "least; take degradation=noise degradation.continuous=false, or prediction=eps"
+            )
+
+    def target(self, batch: Degraded, x_t: Pixels, D: Degradation) -> Pixels:
+        return self.mean.target(batch, x_t, D)
+
+    def read(self, out: Float[Tensor, "b c2 h w"], x_t: Pixels, t: Levels, s: Levels, D: Degradation) -> Pixels:
+        return self.mean.read(self.split(out)[0], x_t, t, s, D)
+
+    def gain(self, t: Levels, D: Degradation) -> Gain:
+        return self.mean.gain(t, D)
+
+    def split(self, out: Float[Tensor, "b c2 h w"]) -> tuple[Pixels, Pixels]:
+        """The mean's output, and v, which may leave [0, 1]."""
+        mean, v = out.chunk(2, 1)
+        return mean, (v + 1) / 2
 
 
 def noisy(D: Degradation, who: str = "this", instead: str = "take another part") -> Noisy:

@@ -30,6 +30,17 @@ class Restorer(Protocol):
 
 
 @runtime_checkable
+class Spreading(Restorer, Protocol):
+    """A Restorer that also knows how wide a step is."""
+
+    def spread(
+        self, x_t: Float[Tensor, "b c h w"], t: Levels, condition: Condition
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """xhat_0 from x_t, and v: 0 for the variance of the posterior, 1 for that of the forward step, between them in ln."""
+        ...
+
+
+@runtime_checkable
 class Encoding(Restorer, Protocol):
     """A Restorer that also knows which latent a step of a given image would have."""
 

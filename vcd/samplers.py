@@ -16,7 +16,7 @@ from vcd.errors import UserError
 from vcd.levels import Levels
 from vcd.predictions import Prediction, noisy
 from vcd.randomness import PerImage
-from vcd.restorer import Restorer
+from vcd.restorer import Restorer, Spreading
 from vcd.schedules import Number
 
 Pixels = Float[Tensor, "b c h w"]
@@ -246,3 +246,51 @@ class DDIM(Restoring):
     def degrade(self, D: Degradation, x: Pixels, x0hat: Pixels, t: Levels, s: Levels, draw: Draw) -> Pixels:
         posterior = noisy(D).posterior(x, x0hat, t, s, self.eta)
         return posterior.sample(draw()) if self.eta > 0 else posterior.mean
+
+
+@final
+class Ancestral(Sampler):
+    """x_s ~ N(the posterior's mean, sigma^2 I), ln sigma^2 between that of the posterior and that of the forward step.
+
+    v: 0 is the posterior's, sampler=ancestral; 1 that of the forward step (both: Ho et al. 2020, arXiv:2006.11239,
+    section 3.2); None: what the network says (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15). clip: see DDIM.
+    """
+
+    def __init__(
+        self,
+        *,
+        v: Number | None,
+        clip: bool = True,
+        steps: int | None = None,
+        power: Number = 1.0,
+        delta: Number = 0.0,
+    ):
+        super().__init__(steps=steps, power=power, delta=delta)
+        self.v, self.clip = v, clip
+
+    def ask(self, t: Levels, s: Levels) -> Levels:
+        return torch.zeros_like(t)
+
+    def check(self, D: Degradation, prediction: Prediction) -> None:
+        gaussian(D, "sampler=large or learned", "take sampler=cold, naive or sequential")
+        super().check(D, prediction)
+        if self.v is None and prediction.outputs < 2:
+            raise UserError("sampler=learned takes the variance that prediction=eps_variance learns: sampler=ancestral and "
+                            "large have theirs without")  # fmt: skip
+
+    def step(self, model: Restorer, move: Move) -> Step:
+        D, x, t, s = gaussian(model.degradation), move.x, move.t, move.s
+        if self.v is not None:
+            x0hat, v = model.restore(x, t, torch.zeros_like(t), move.condition), torch.full_like(x, self.v)
+        elif isinstance(model, Spreading):
+            x0hat, v = model.spread(x, t, move.condition)
+        else:
+            raise UserError(
+                "sampler=learned asks the network for a variance, which is lost on the way: take sampler=large"
+            )
+        x0hat = model.space.clip(x0hat) if self.clip else x0hat
+        posterior = D.posterior(x, x0hat, t, s)
+        if not s.any():
+            return Step(posterior.mean, x0hat, t)
+        std = posterior.std * (D.at(t)[1] / D.at(s)[1]) ** v  # the forward step's is noise_t / noise_s times as wide
+        return Step(posterior.mean + D.basis.inverse(std * move.draw()), x0hat, t)

@@ -101,6 +101,13 @@ class DegradationDataModule(L.LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the level sampler has learned."""
+        return self.level_sampler.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.level_sampler.load_state_dict(state_dict)
+
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Degraded:
         """Batches of the validation loader bring their own t and seed; the others are training batches."""
@@ -110,10 +117,16 @@ class DegradationDataModule(L.LightningDataModule):
                 return self._degrade(self.space.encode(images), batch["t"], batch["label"])
         x0 = self.space.encode(flipped(images) if self.flip else images)
         t = self.level_sampler.draw(len(x0), D, x0.device)
-        return self._degrade(x0, t, batch["label"])
+        return self._degrade(x0, t, batch["label"], self.level_sampler.weights(t, D))
 
-    def _degrade(self, x0: Float[Tensor, "b c h w"], t: Levels, label: Int64[Tensor, " b"]) -> Degraded:
+    def _degrade(
+        self,
+        x0: Float[Tensor, "b c h w"],
+        t: Levels,
+        label: Int64[Tensor, " b"],
+        weight: Float[Tensor, " b"] | None = None,
+    ) -> Degraded:
         s = self.prediction.level(t)
         with torch.autocast(x0.device.type, enabled=False):
             eps = self.degradation.draw(x0)
-            return Degraded(x0, t, s, self.degradation(x0, t, eps), self.degradation(x0, s, eps), eps, label)
+            return Degraded(x0, t, s, self.degradation(x0, t, eps), self.degradation(x0, s, eps), eps, label, weight)

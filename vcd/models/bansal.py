@@ -28,4 +28,4 @@ class Bansal(Diffusion):
         x_t = self.shown(batch)
         out = self.ask(x_t.network, batch.t, batch.s, batch.condition)
         mae = (self.prediction.target(batch, x_t.base, self.degradation) - out).abs().flatten(1).mean(1)
-        return Losses(mae.mean(), {"loss": mae})
+        return Losses(batch.mean(mae), {"loss": mae})

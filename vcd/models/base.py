@@ -46,6 +46,7 @@ class Diffusion(L.LightningModule, ABC):
     """
 
     has_latents = False
+    learns_variance = False
 
     def __init__(
         self, *, degradation: Degradation, prediction: Prediction, perturbation: Perturbation, network: nn.Module,
@@ -54,6 +55,12 @@ class Diffusion(L.LightningModule, ABC):
     ):  # fmt: skip
         super().__init__()
         prediction.check(degradation)
+        if prediction.outputs > 1 and not self.learns_variance:
+            raise UserError(
+                "prediction=eps_variance is for model=ddpm: other models do not learn the variance of a step"
+            )
+        if getattr(network, "outputs", prediction.outputs) != prediction.outputs:
+            raise UserError(f"this prediction needs network.unet.outputs={prediction.outputs}")
         sampler.check(degradation, prediction)
         self.degradation, self.prediction, self.perturbation = degradation, prediction, perturbation
         self.network, self.sampler = network, sampler
@@ -147,6 +154,9 @@ class Diffusion(L.LightningModule, ABC):
     def training_step(self, batch: Degraded, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
         self.levels.update(losses.terms, batch.t)
+        if batch.weight is not None:  # from levels that are drawn by what they cost
+            t, loss = (compat.gathered(self, x) for x in (batch.t, losses.terms["loss"].detach()))
+            compat.data_of(self.trainer).level_sampler.learn(t, loss, self.degradation)
         self.log("loss", losses.total.detach(), prog_bar=True, logger=False)
         return losses.total
 

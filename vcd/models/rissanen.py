@@ -32,4 +32,4 @@ class Rissanen(Diffusion):
         v = self.shown(batch)
         out = self.ask(v.network, batch.t, batch.s, batch.condition)
         sse = (self.prediction.target(batch, v.base, self.degradation) - out).square().flatten(1).sum(1)
-        return Losses(sse.mean(), {"loss": sse})
+        return Losses(batch.mean(sse), {"loss": sse})

@@ -96,7 +96,7 @@ class Variational(Diffusion, ABC):
         if not self.training:
             self.active_units.update(q.mean, batch.t)
         weight = kl_weight(self.step, self.annealing) if self.training else 1.0
-        total = (sse + self.beta * weight * kl).mean()
+        total = batch.mean(sse + self.beta * weight * kl)
         terms = {"loss": sse + self.beta * kl, "reconstruction_sse": sse, "kl_bits": kl / math.log(2)}
         return Losses(total, terms)
 

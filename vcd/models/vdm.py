@@ -93,7 +93,7 @@ class VDM(Diffusion):
         if not self.training or self.gamma.learned:
             terms["reconstruction_bpd"] = bin_bits(x, torch.randn_like(x), self._end(0.0, x)) / dims
         loss = torch.stack(list(terms.values())).sum(0)
-        return Losses(loss.mean(), {"loss": loss, **terms})
+        return Losses(batch.mean(loss), {"loss": loss, **terms})
 
     def _end(self, t: float, x: Tensor) -> Float[Tensor, ""]:
         return self.gamma(torch.full((1,), t, device=x.device))[0]

@@ -29,14 +29,15 @@ class UNet(nn.Module):
     channels, concatenated to x_t.
 
     fourier: the exponents n of features sin, cos(2 pi 2^n x_t), concatenated to x_t; residual: x_t is added to the
-    output, for networks that predict noise (both: Kingma et al. 2021, arXiv:2107.00630, appendix B and C).
+    output, for networks that predict noise (both: Kingma et al. 2021, arXiv:2107.00630, appendix B and C). outputs: how
+    many values there are for each of x_t; with 2, the output has the shape (B,2C,H,W).
     """
 
     def __init__(
         self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[int | float], attention: Sequence[int],
         blocks: int, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
         injection: Callable[[Widths], Injection] | None = None, classes: int | None = None, context: int = 0,
-        fourier: Sequence[int] = (), residual: bool = False,
+        fourier: Sequence[int] = (), residual: bool = False, outputs: int = 1,
     ):  # fmt: skip
         super().__init__()
         coarsest(size, mults, patch)
@@ -45,7 +46,7 @@ class UNet(nn.Module):
                 f"network.unet.attention={list(attention)}: there is no resolution {odd[0]}; 0 to {len(mults) - 1} exist"
             )
         self.size, self.channels, self.context, self.patch, self.classes = size, channels, context, patch, classes
-        self.fourier, self.residual = list(fourier), residual
+        self.fourier, self.residual, self.outputs = list(fourier), residual, outputs
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
@@ -83,14 +84,14 @@ class UNet(nn.Module):
                 c = c_out
             if resolution > 0:
                 self.up.append(Up(c))
-        self.norm, self.out = group_norm(c), zero(nn.Conv2d(c, channels * patch**2, 3, padding=1))
+        self.norm, self.out = group_norm(c), zero(nn.Conv2d(c, outputs * channels * patch**2, 3, padding=1))
 
         if classes is not None:
             self.label_embedding = zero(nn.Embedding(classes, 4 * dim))
 
     def forward(
         self, x_t: Float[Tensor, "b c h w"], t: Levels, s: Levels, condition: Condition = UNCONDITIONAL
-    ) -> Float[Tensor, "b c h w"]:
+    ) -> Float[Tensor, "b c2 h w"]:
         if x_t.shape[1] != self.channels:
             raise UserError(
                 f"the network has {self.channels} channels, the images {x_t.shape[1]}; set dataset.channels"

@@ -111,6 +111,7 @@ class UNet(TypedDict, total=False):
     context: values.CountOrZero
     fourier: values.Exponents
     residual: values.Flag
+    outputs: values.Few
 
 
 class Encoder(UNet, total=False):
@@ -142,10 +143,14 @@ class Weight(TypedDict, total=False):
 class LevelSampler(TypedDict, total=False):
     mean: values.Finite
     std: values.Positive
+    history: values.Count
+    uniform: values.Share
 
 
 class Prediction(TypedDict, total=False):
     sd: values.Positive
+    mean: "Prediction"
+    weight: values.Positive
 
 
 class Model(TypedDict, total=False):
@@ -179,6 +184,7 @@ class Sampler(Part, total=False):
     power: values.AtLeastOne
     eta: values.Share
     clip: values.Flag
+    v: values.Share | None
     churn: values.NotNegative
     sigma_min: values.NotNegative
     sigma_max: values.Positive | None
