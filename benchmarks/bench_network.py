@@ -53,7 +53,8 @@ def main() -> None:
             if name == "compiled":
                 compile_in_place(of)
             images = data(cfg, of, 1)
-            batch = images.on_after_batch_transfer(next(iter(images.train_dataloader())), 0)
+            batch = images.transfer_batch_to_device(next(iter(images.train_dataloader())), of.device, 0)
+            batch = images.on_after_batch_transfer(batch, 0)
 
             def step(of=of, batch=batch) -> None:
                 of.zero_grad()

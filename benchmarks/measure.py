@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -66,6 +67,8 @@ def machine() -> dict[str, Any]:
         name = f"{names[0]}, {len(names)} cores" if names else name
     facts = {"cpu": name, "capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(),
              "python": platform.python_version(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}  # fmt: skip
+    if os.environ.get("VCD_REHEARSAL"):  # set by gpu.py
+        return facts | {"rehearsal": "yes"}
     return facts | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
@@ -77,12 +80,16 @@ def report(title: str, rows: Sequence[dict[str, Any]], out: Path | None) -> None
 
 def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
     """Print the rows as a Markdown table, with the machine."""
+    print(
+        f"\n{title}; {', '.join(f'{key} {value}' for key, value in machine().items())}\n\n{markdown(rows)}", flush=True
+    )
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table; a column for every key of any row."""
     heads = list(dict.fromkeys(key for row in rows for key in row))
-    print(f"\n{title}; {', '.join(f'{key} {value}' for key, value in machine().items())}\n")
-    print("| " + " | ".join(heads) + " |")
-    print("| --- " * len(heads) + "|")
-    for row in rows:
-        print("| " + " | ".join(_cell(row.get(head)) for head in heads) + " |", flush=True)
+    lines = [heads, ["---"] * len(heads), *([_cell(row.get(head)) for head in heads] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def save(title: str, rows: Sequence[dict[str, Any]], out: Path | None) -> None:
@@ -93,4 +100,4 @@ def save(title: str, rows: Sequence[dict[str, Any]], out: Path | None) -> None:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "/")

@@ -15,6 +15,7 @@ from vcd.models.base import Diffusion
 
 SIZES = {  # what makes a run of this size; models as published bring their own keys
     "tiny": ["dataset=digits"],
+    "small": ["dataset=mnist", "network=small"],
     "mnist": ["dataset=mnist", "network=mnist"],
     "cifar10": ["dataset=cifar10", "network=cifar10"],
     "afhq": ["dataset=afhq", "network=afhq", "batch_size=32"],

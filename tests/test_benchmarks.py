@@ -1,6 +1,7 @@
 """Every benchmark runs and writes its table; what it measures is nobody's business here."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +16,16 @@ QUICK = {
     "bench_startup": ["--repeats", "1"],
     "bench_memory": ["--sizes"],
     "bench_network": ["--sizes", "tiny", "--repeats", "1", "--batch", "2"],
+    "bench_frontier": ["--sets", "digits", "--shapes", "small", "tiny", "--budget", "2", "--points", "2", "--n", "300",
+                       "--repeats", "1", "--plot", "frontier.png", "prior.images=300", "prior.components=2"],
     "bench_scaling": ["--growth", "batch", "--sizes", "--processes", "--repeats", "1", "--steps", "1"],
-}
+}  # fmt: skip
 
 
-def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments], capture_output=True, text=True, timeout=280
-    )
+def run(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    line = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "VCD_DATA": str(cwd / "data")}
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
 
 
 def test_every_benchmark_is_tried():
@@ -32,7 +35,7 @@ def test_every_benchmark_is_tried():
 @pytest.mark.long
 @pytest.mark.parametrize("name", QUICK)
 def test_a_benchmark_prints_a_table_and_writes_it(name, tmp_path):
-    process = run(name, *QUICK[name], "--out", str(tmp_path / "table.json"))
+    process = run(name, *QUICK[name], "--out", str(tmp_path / "table.json"), cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     found = json.loads((tmp_path / "table.json").read_text())
     assert found["rows"] and found["machine"]["torch"] and found["machine"]["threads"]
@@ -44,5 +47,5 @@ def test_a_benchmark_prints_a_table_and_writes_it(name, tmp_path):
 
 @pytest.mark.long
 def test_a_folder_that_is_no_checkout_is_one_sentence(tmp_path):
-    process = run("bench_reference", "--reference", str(tmp_path))
+    process = run("bench_reference", "--reference", str(tmp_path), cwd=tmp_path)
     assert process.returncode == 1 and "no checkout" in process.stderr and "Traceback" not in process.stderr

@@ -5,6 +5,7 @@ is raised. Imports are inside, so that a command pays only for what it uses.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,11 +39,12 @@ def compile_for_any_batch(module: "nn.Module", backend: str) -> None:
     module.compile(backend=backend)
     compiled: Callable = module._compiled_call_impl  # type: ignore[assignment]
 
-    def call(*tensors: "Tensor | None") -> Any:
-        for tensor in tensors:
-            if tensor is not None:
-                torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        return compiled(*tensors)
+    def call(*arguments: Any) -> Any:
+        for argument in arguments:  # tensors, and a Condition that holds some
+            for part in vars(argument).values() if is_dataclass(argument) else (argument,):
+                if isinstance(part, torch.Tensor):
+                    torch._dynamo.maybe_mark_dynamic(part, 0)
+        return compiled(*arguments)
 
     module._compiled_call_impl = call  # type: ignore[assignment]
 
