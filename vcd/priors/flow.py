@@ -80,8 +80,9 @@ class Flow(Fitted):
     def learn(self, directions: Directions, fitted: Float[Tensor, "n D"], held_out: Float[Tensor, "m D"]) -> str:
         device, rank = self.units.device, directions.rank
         chosen, gain = choose(fitted, held_out, rank, self.components)
-        variances, axes = torch.linalg.eigh(torch.from_numpy(chosen.covariances_))
-        found = (torch.from_numpy(chosen.weights_), torch.from_numpy(chosen.means_), variances, axes)
+        K, r = chosen.means_.shape if len(chosen.means_) > 1 else (0, 0)  # one Gaussian is N(0, I) in these directions
+        variances, axes = torch.linalg.eigh(torch.from_numpy(chosen.covariances_[:K, :r, :r]))
+        found = (torch.from_numpy(chosen.weights_[:K]), torch.from_numpy(chosen.means_[:K, :r]), variances, axes)
         for name, value in zip(MIXTURE, found, strict=True):
             setattr(self, name, value.float().to(device))
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
@@ -93,9 +94,9 @@ class Flow(Fitted):
         for i, (weight, bias) in enumerate(layers):
             setattr(self, f"weight{i}", weight)
             setattr(self, f"bias{i}", bias)
-        K, r = self.mixture_means.shape
-        return (f"a flow in {rank} of {len(self.basis)} directions, held-out loss {last:.4f} ({first:.4f} with the mixture "
-                f"of {K} in {r} that it begins with, which is {gain:.2f} nats per image better than one Gaussian)")  # fmt: skip
+        begun = f"a mixture of {K} in {r}, {gain:.2f} nats per image better than one" if K else "one"
+        return (f"a flow in {rank} of {len(self.basis)} directions, held-out loss {last:.4f} ({first:.4f} where it begins: "
+                f"{begun} Gaussian)")  # fmt: skip
 
     def _train(self, w: Float[Tensor, "n r"], held_out: Float[Tensor, "m r"]) -> tuple[Layers, float, float]:
         """The averaged weights that are best on held-out latents, and the loss there at first and with them."""
