@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vcd import compat
 from vcd.errors import UserError
 from vcd.priors.fitted import Directions, Fitted
+from vcd.priors.mixture import choose
 from vcd.randomness import PerImage
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ FREQUENCIES = 8  # of its time embedding
 LOOK = 100  # steps between two looks at the held-out images
 PATIENCE = 10  # looks without a better one, after which training ends
 DECAY = 0.995  # of the averaged weights
+
+MIXTURE = {"mixture_weights": 1, "mixture_means": 2, "mixture_variances": 2, "mixture_axes": 3}  # and their dimensions
 
 Layers = list[tuple[Tensor, Tensor]]  # weight and bias of each
 Mend = Callable[[Tensor], Tensor]  # an end of the flow, with what is known of it put right
@@ -33,27 +36,33 @@ class Flow(Fitted):
     """Flow matching in the directions that tell the images apart (Lipman et al. 2022, arXiv:2210.02747); else a Gaussian.
 
     A multilayer perceptron v(w, u) moves w from N(0, I) at u = 0 to the latents at u = 1, in coordinates that have
-    covariance I. Its output is added to the velocity that is right if the latents are Gaussian, and is zero at first:
-    training begins at the Gaussian fit, ends where held-out images say so, and what is kept is never worse on them.
+    covariance I. Its output is added to the velocity that is exact for the mixture of `prior=mixture`, and is zero at
+    first: training begins at that mixture, ends where held-out images say so, and what is kept is never worse on them.
 
-    hidden: width; steps: of training, at most; batch: latents per step; lr: the highest rate; heun: steps of sampling.
+    components: of the mixture, at most. hidden: width; steps: of training, at most; batch: latents per step; lr: the
+    highest rate; heun: steps of sampling.
     Given its start the flow is deterministic: image i depends on its own randomness alone.
     """
 
     centre: Tensor
     basis: Tensor
+    mixture_means: Tensor
 
     def __init__(
-        self, *, latent: int, images: int, passes: int = 4, hidden: int = 512, steps: int = 4000, batch: int = 256,
-        lr: float = 2e-3, heun: int = 40,
+        self, *, latent: int, images: int, passes: int = 4, components: int = 40, hidden: int = 512, steps: int = 4000,
+        batch: int = 256, lr: float = 2e-3, heun: int = 40,
     ):  # fmt: skip
         super().__init__(latent=latent, images=images, passes=passes)
-        for name, value in {"hidden": hidden, "steps": steps, "batch": batch, "heun": heun}.items():
+        counts = dict(components=components, hidden=hidden, steps=steps, batch=batch, heun=heun)
+        for name, value in counts.items():
             if value < 1:
                 raise UserError(f"prior.{name}={value} must be at least 1")
-        self.hidden, self.steps, self.batch, self.lr, self.heun = hidden, steps, batch, lr, heun
+        self.components, self.hidden, self.steps, self.batch = components, hidden, steps, batch
+        self.lr, self.heun = lr, heun
         self.register_buffer("centre", torch.zeros(0))
         self.register_buffer("basis", torch.zeros(0, 0))
+        for name, dims in MIXTURE.items():
+            self.register_buffer(name, torch.zeros([0] * dims))
         for i in range(LAYERS):  # buffers: nothing that trains or averages the model's parameters looks at them
             self.register_buffer(f"weight{i}", torch.zeros(0, 0))
             self.register_buffer(f"bias{i}", torch.zeros(0))
@@ -62,8 +71,20 @@ class Flow(Fitted):
     def layers(self) -> Layers:
         return [(self.get_buffer(f"weight{i}"), self.get_buffer(f"bias{i}")) for i in range(LAYERS)]
 
+    def begin(self, w: Float[Tensor, "n r"], u: Float[Tensor, "n 1"]) -> Float[Tensor, "n r"]:
+        """The velocity that the network's is added to."""
+        r = self.mixture_means.shape[1]
+        first = mixture(w[:, :r], u, *(self.get_buffer(name) for name in MIXTURE))
+        return torch.cat([first, gaussian(w[:, r:], u)], 1)
+
     def learn(self, directions: Directions, fitted: Float[Tensor, "n D"], held_out: Float[Tensor, "m D"]) -> str:
         device, rank = self.units.device, directions.rank
+        chosen, gain = choose(fitted, held_out, rank, self.components)
+        K, r = chosen.means_.shape if len(chosen.means_) > 1 else (0, 0)  # one Gaussian is N(0, I) in these directions
+        variances, axes = torch.linalg.eigh(torch.from_numpy(chosen.covariances_[:K, :r, :r]))
+        found = (torch.from_numpy(chosen.weights_[:K]), torch.from_numpy(chosen.means_[:K, :r]), variances, axes)
+        for name, value in zip(MIXTURE, found, strict=True):
+            setattr(self, name, value.float().to(device))
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             layers, first, last = self._train(
@@ -73,8 +94,9 @@ class Flow(Fitted):
         for i, (weight, bias) in enumerate(layers):
             setattr(self, f"weight{i}", weight)
             setattr(self, f"bias{i}", bias)
-        return (f"a flow in {rank} of {len(self.basis)} directions, held-out loss {last:.4f} "
-                f"(one Gaussian: {first:.4f})")  # fmt: skip
+        begun = f"a mixture of {K} in {r}, {gain:.2f} nats per image better than one" if K else "one"
+        return (f"a flow in {rank} of {len(self.basis)} directions, held-out loss {last:.4f} ({first:.4f} where it begins: "
+                f"{begun} Gaussian)")  # fmt: skip
 
     def _train(self, w: Float[Tensor, "n r"], held_out: Float[Tensor, "m r"]) -> tuple[Layers, float, float]:
         """The averaged weights that are best on held-out latents, and the loss there at first and with them."""
@@ -91,20 +113,20 @@ class Flow(Fitted):
         times = -(-4096 // len(held_out))  # every held-out latent from several starts
         test = held_out.repeat(times, 1)
         start, u = torch.randn_like(test), torch.rand(len(test), 1, device=w.device)
-        first = best = loss(_paired(averaged), test, start, u).item()
+        first = best = self._loss(_paired(averaged), test, start, u).item()
         kept, since, began = [p.clone() for p in averaged], 0, time.monotonic()
         bar = tqdm(range(1, self.steps + 1), desc="fitting the flow", unit=" steps", disable=None)
         for step in bar:
             x = w[torch.randint(len(w), (self.batch,), device=w.device)]
             optimizer.zero_grad()
             spread = (torch.arange(len(x), device=w.device)[:, None] + torch.rand((), device=w.device)) / len(x)
-            loss(_paired(list(parameters)), x, torch.randn_like(x), spread).backward()
+            self._loss(_paired(list(parameters)), x, torch.randn_like(x), spread).backward()
             optimizer.step()
             schedule.step()
             compat.lerp_(averaged, [p.detach() for p in parameters], 1 - min(DECAY, (1 + step) / (10 + step)))
             if step % LOOK and step < self.steps:
                 continue
-            now, since = loss(_paired(averaged), test, start, u).item(), since + 1
+            now, since = self._loss(_paired(averaged), test, start, u).item(), since + 1
             bar.set_postfix(held_out=f"{now:.4f}")
             if step % (10 * LOOK) == 0:
                 log.info(
@@ -145,6 +167,13 @@ class Flow(Fitted):
         flat[:, self.units[drawn]] = (self.centre + w @ self.basis.mT)[:, drawn]
         return flat.unflatten(1, (len(z), self.latent)).transpose(0, 1)
 
+    def _loss(
+        self, layers: Layers, end: Float[Tensor, "n r"], start: Float[Tensor, "n r"], u: Float[Tensor, "n 1"]
+    ) -> Float[Tensor, ""]:
+        """The mean square error of the velocity at u, on straight lines from start to end."""
+        w = torch.lerp(start, end, u)
+        return (self.begin(w, u) + network(layers, w, u) - (end - start)).square().mean()
+
     @torch.no_grad()
     def _flow(self, w: Float[Tensor, "n D"], mend: Mend | None = None) -> Float[Tensor, "n D"]:
         """From the start at u = 0 to u = 1 by Heun's method."""
@@ -153,7 +182,7 @@ class Flow(Fitted):
 
         def velocity(w: Tensor, u: float) -> Tensor:
             at = w.new_full((len(w), 1), u)
-            v = gaussian(w, at)
+            v = self.begin(w, at)
             v[:, :rank] += network(layers, w[:, :rank], at)
             if mend is None or u == 1:
                 return v
@@ -181,12 +210,21 @@ def gaussian(w: Float[Tensor, "n r"], u: Float[Tensor, "n 1"]) -> Float[Tensor, 
     return (2 * u - 1) / (u**2 + (1 - u) ** 2) * w
 
 
-def loss(
-    layers: Layers, end: Float[Tensor, "n r"], start: Float[Tensor, "n r"], u: Float[Tensor, "n 1"]
-) -> Float[Tensor, ""]:
-    """The mean square error of the velocity at u, on straight lines from start to end."""
-    w = torch.lerp(start, end, u)
-    return (gaussian(w, u) + network(layers, w, u) - (end - start)).square().mean()
+def mixture(
+    w: Float[Tensor, "n r"], u: Float[Tensor, "n 1"], weights: Float[Tensor, " K"], means: Float[Tensor, "K r"],
+    variances: Float[Tensor, "K r"], axes: Float[Tensor, "K r r"],
+) -> Float[Tensor, "n r"]:  # fmt: skip
+    """E[w_1 - w_0 | w_u] for w_0 of N(0, I) and w_1 of a mixture, the covariances by their eigenvalues and axes.
+
+    In component k it is linear: m + (u C - (1 - u) I) ((1 - u)^2 I + u^2 C)^-1 (w_u - u m); they are weighted by how
+    probable w_u makes k.
+    """
+    u = u[:, :, None]
+    along = torch.einsum("nkr,krs->nks", w[:, None] - u * means, axes)
+    spread = (1 - u) ** 2 + u**2 * variances
+    density = weights.log() - (along.square() / spread + spread.log()).sum(2) / 2
+    each = means + torch.einsum("nks,krs->nkr", (u * variances - (1 - u)) / spread * along, axes)
+    return torch.einsum("nk,nkr->nr", density.softmax(1), each)
 
 
 def _paired(flat: list[Tensor]) -> Layers:
