@@ -14,7 +14,7 @@ from vcd.batch import UNCONDITIONAL, Condition
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.levels import Levels
-from vcd.predictions import Prediction, noisy
+from vcd.predictions import Prediction, gaussian, noisy
 from vcd.randomness import PerImage
 from vcd.restorer import Restorer, Spreading
 from vcd.schedules import Number
