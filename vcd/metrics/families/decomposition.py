@@ -90,7 +90,7 @@ def _made(
                 "own_path": own.x_0 if own.x_0 is not None else x0,
             }
             for name, x in ends.items():
-                made[name].append(model.space.decode(x.nan_to_num()).cpu())
+                made[name].append(model.space.decode(x).cpu())
             kls.append(own.kl.cpu())
     return {name: torch.cat(x) for name, x in made.items()}, torch.cat(kls, 1)
 
