@@ -74,7 +74,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(tmp_path):
 )
 def test_every_degradation_is_built_for_every_dataset(dataset):
     """At the settings of the data set's own yamls; kernels and inverse heat dissipation's blur have a T of their own."""
-    own = {"gaussian_blur": "kernel", "black_gaussian_blur": "kernel", "blur_ihd": "ihd"}
+    own = {"blur_ihd": "ihd"} | {f"{part}gaussian_blur": "kernel" for part in ("", "black_", "quantise_")}
     for degradation in options["degradation"]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("degrade", [f"dataset={dataset}", f"degradation={degradation}"])
