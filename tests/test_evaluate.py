@@ -101,13 +101,14 @@ def test_the_schema_is_one_and_refuses_what_is_none():
 # --- every model, in this process -------------------------------------------------------------------------------------
 
 KINDS = {
-    "vcd": (["model=vcd"], {"prior", "posterior"}, {"rate_bits", "distortion_mse", "path_bound_bits_per_dim"}),
+    "vcd": (["model=vcd"], {"prior", "posterior"},
+            {"rate_bits", "distortion_mse", "path_bound_bits_per_dim", "bits_per_dim"}),
     "jumps": (["model=vwd", "prediction=vxt", "sampler.steps=2"], {"prior", "posterior", "one_step"},
-              {"rate_bits", "distortion_mse", "path_bound_bits_per_dim"}),
+              {"rate_bits", "distortion_mse", "path_bound_bits_per_dim", "bits_per_dim"}),
     "ddpm": (["model=ddpm", "T=1000", "sampler.steps=3"], {"sequential", "one_step"}, {"bits_per_dim"}),
     "vdm": (["model=vdm", "sampler.steps=3"], {"sequential", "one_step"}, {"bits_per_dim"}),
     "bansal": (["model=bansal"], {"sequential", "one_step"}, set()),
-    "rissanen": (["model=rissanen", "start.images=20"], {"sequential"}, set()),
+    "rissanen": (["model=rissanen", "start.images=20"], {"sequential"}, {"bits_per_dim"}),
 }  # fmt: skip
 
 
@@ -310,7 +311,7 @@ def test_prefetching_leaves_all_that_the_extractor_needs(prefetched, first, root
 def test_every_family_is_in_a_metrics_json_that_fits_the_schema(run, first, trained):
     document = fitting(run / "metrics.json")
     ways = {f"{name}_{way}" for name in ("psnr", "ssim", "mse") for way in ("prior", "posterior")}
-    bounds = {"rate_bits", "distortion_mse", "path_bound_bits_per_dim"}
+    bounds = {"rate_bits", "distortion_mse", "path_bound_bits_per_dim", "bits_per_dim"}
     assert values(document).keys() - {"lpips_prior", "lpips_posterior"} == OF_SAMPLES | ways | bounds
     subject = document["subject"]
     assert subject["sha256"] == checkpoints.fingerprint(trained.last)
