@@ -102,13 +102,13 @@ def test_the_schema_is_one_and_refuses_what_is_none():
 
 COLD = {"degraded", "algorithm_1", "algorithm_2", "direct"}
 KINDS = {
-    "vcd": (["model=vcd"], {"degraded", "own", "posterior"}, {"rate_bits", "distortion_mse", "path_bound_bits_per_dim"}),
+    "vcd": (["model=vcd"], {"degraded", "own", "posterior"}, {"rate_bits", "distortion_mse", "path_bound_bits_per_dim", "bits_per_dim"}),
     "jumps": (["model=vwd", "prediction=vxt", "sampler.steps=2"], {"own", "posterior", *COLD},
-              {"rate_bits", "distortion_mse", "path_bound_bits_per_dim"}),
+              {"rate_bits", "distortion_mse", "path_bound_bits_per_dim", "bits_per_dim"}),
     "ddpm": (["model=ddpm", "T=1000", "sampler.steps=3"], {"own", *COLD}, {"bits_per_dim"}),
     "vdm": (["model=vdm", "sampler.steps=3"], {"own", *COLD}, {"bits_per_dim"}),
     "bansal": (["model=bansal"], COLD, set()),
-    "rissanen": (["model=rissanen", "start.images=20"], {"degraded", "own"}, set()),
+    "rissanen": (["model=rissanen", "start.images=20"], {"degraded", "own"}, {"bits_per_dim"}),
 }  # fmt: skip
 
 
@@ -311,7 +311,7 @@ def test_prefetching_leaves_all_that_the_extractor_needs(prefetched, first, root
 def test_every_family_is_in_a_metrics_json_that_fits_the_schema(run, first, trained):
     document = fitting(run / "metrics.json")
     ways = {f"{name}_{way}" for name in ("psnr", "ssim", "mse") for way in ("prior", "posterior")}
-    bounds = {"rate_bits", "distortion_mse", "path_bound_bits_per_dim"}
+    bounds = {"rate_bits", "distortion_mse", "path_bound_bits_per_dim", "bits_per_dim"}
     assert values(document).keys() - {"lpips_prior", "lpips_posterior"} == OF_SAMPLES | ways | bounds
     subject = document["subject"]
     assert subject["sha256"] == checkpoints.fingerprint(trained.last)

@@ -60,14 +60,19 @@ def step_nats(
 
 
 def decoder_nats(D: GaussianDegradation, x0: Pixels, x0hat: Pixels, v: Pixels | float = 0.0) -> Float[Tensor, " n"]:
-    """-log P(x_0 | x_1), a Gaussian integrated over 256 bins, the outermost open (Ho et al. 2020, eq. 13).
+    """-log P(x_0 | x_1), as `bin_nats`.
 
     v as in `step_nats`; in the place of the posterior's variance, which is 0 here, is that of t = 2.
     """
     noise2, (a_1, a_2) = D.noise.double() ** 2, D.signal[1:3].double()
     small = noise2[1] * (1 - (a_2 / a_1) ** 2 * noise2[1] / noise2[2])
     std = torch.exp((v * (noise2[1] / small).log().to(x0hat.dtype) + small.log().to(x0hat.dtype)) / 2)
-    decoder, half = Normal(x0hat, std), 1 / 255
+    return bin_nats(x0, x0hat, std)
+
+
+def bin_nats(x0: Pixels, mean: Pixels, std: Tensor) -> Float[Tensor, " n"]:
+    """-log P(x_0) of a Gaussian integrated over the 256 bins, the outermost open (Ho et al. 2020, eq. 13)."""
+    decoder, half = Normal(mean, std), 1 / 255
     above = torch.where(x0 > 1 - half, 1.0, decoder.cdf(x0 + half))
     below = torch.where(x0 < -1 + half, 0.0, decoder.cdf(x0 - half))
     return -(above - below).clamp(min=1e-12).log().flatten(1).sum(1)

@@ -1,5 +1,6 @@
 """Where x_T comes from: black, a Gaussian mixture over channel means, degraded training images, or a standard normal."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, final
@@ -7,6 +8,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
 
 from vcd.degradations.base import Degradation
 from vcd.degradations.compose import Compose
@@ -40,6 +42,10 @@ class Start(nn.Module, ABC):
         x_T = self.draw(randomness)
         return x_T + self.noise * randomness.normal(*self.shape) if self.noise else x_T
 
+    def nats(self, x_T: Float[Tensor, "n c h w"], sigma: float, delta: float) -> Float[Tensor, " n"] | None:
+        """KL(N(x_T, sigma^2) || p) at most, p the start with noise of std delta on it; None where it is not known."""
+        return None
+
     @abstractmethod
     def draw(self, randomness: PerImage) -> Float[Tensor, "n c h w"]:
         """x_T before the noise."""
@@ -55,6 +61,10 @@ class Black(Start):
 
     def draw(self, randomness: PerImage) -> Float[Tensor, "n c h w"]:
         return torch.full((len(randomness), *self.shape), self.zero, device=randomness.device)
+
+    def nats(self, x_T: Float[Tensor, "n c h w"], sigma: float, delta: float) -> Float[Tensor, " n"] | None:
+        p = Normal(torch.full_like(x_T, self.zero), math.hypot(delta, self.noise))
+        return kl_divergence(Normal(x_T, sigma), p).flatten(1).sum(1)
 
 
 @final
@@ -126,6 +136,11 @@ class TrainSet(Start):
 
     def draw(self, randomness: PerImage) -> Float[Tensor, "n c h w"]:
         return self.x_T[(randomness.uniform() * len(self.x_T)).long()]
+
+    def nats(self, x_T: Float[Tensor, "n c h w"], sigma: float, delta: float) -> Float[Tensor, " n"] | None:
+        p = Normal(self.x_T, math.hypot(delta, self.noise))  # a mixture of these, all alike
+        each = [kl_divergence(Normal(x, sigma), p).flatten(1).sum(1) for x in x_T]
+        return math.log(len(self.x_T)) - torch.stack([(-kl).logsumexp(0) for kl in each])
 
 
 def natural(degradation: Degradation, *, channels: int, size: int, noise: Number = 0.0, zero: float = BLACK) -> Start:

@@ -87,7 +87,10 @@ class DDPM(Diffusion):
         terms = dict(zip(("prior", "steps", "decoder"), parts.mean(0).tolist(), strict=True))
         return Bound(
             numbers,
-            {"levels_per_image": count, "variances": "learned" if self.prediction.outputs > 1 else "posterior"},
+            {
+                "draws": f"{count} of {T} levels per image",
+                "variances": "learned" if self.prediction.outputs > 1 else "posterior",
+            },
             {"bound": terms},
         )
 

@@ -2,11 +2,18 @@
 
 from typing import Any, final
 
+from jaxtyping import Float
+from torch import Tensor
+
 from vcd.batch import Degraded
+from vcd.bounds import Bound
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
+from vcd.levels import Levels
 from vcd.models.base import Diffusion, Losses
+from vcd.models.noisy_path import noisy_path
 from vcd.predictions import Increment, Prediction
+from vcd.randomness import PerImage
 
 
 @final
@@ -33,3 +40,12 @@ class Rissanen(Diffusion):
         out = self.ask(v.network, batch.t, batch.s, batch.condition)
         sse = (self.prediction.target(batch, v.base, self.degradation) - out).square().flatten(1).sum(1)
         return Losses(batch.mean(sse), {"loss": sse})
+
+    def bound(self, x0: Float[Tensor, "n c h w"], randomness: PerImage) -> Bound | None:
+        """Bits per dimension of images of 256 values; see `noisy_path`."""
+
+        def restore(v: Tensor, x_s: Tensor, t: Levels, s: Levels) -> tuple[Tensor, Tensor]:
+            return self.restore(v, t, s), v.new_zeros(len(v))
+
+        with self.evaluating():
+            return noisy_path(self, x0, randomness, restore)

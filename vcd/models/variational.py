@@ -14,10 +14,11 @@ from torch.distributions import Normal
 
 from vcd import bounds
 from vcd.annealing import kl_weight
-from vcd.batch import Degraded
+from vcd.batch import Condition, Degraded
 from vcd.bounds import Bound, Quantity
 from vcd.levels import Levels
 from vcd.models.base import Batches, Diffusion, Losses
+from vcd.models.noisy_path import Restore, noisy_path
 from vcd.monitoring import ActiveUnits
 from vcd.networks.encoder import Encoder
 from vcd.priors import Encoded, Prior
@@ -112,8 +113,9 @@ class Variational(Diffusion, ABC):
 
     @torch.no_grad()
     def bound(self, x0: Float[Tensor, "n c h w"], randomness: PerImage) -> Bound:
-        """Rate and distortion of the steps that the sampler takes, on the true path; and, where every step restores the
-        level that it goes to, the bound on the density of the whole path."""
+        """Rate and distortion of the steps that the sampler takes, on the true path; where every step restores the level
+        that it goes to, the bound on the density of the whole path; and, where sampling has noise on every state, that on
+        images of 256 values (see `noisy_path`)."""
         D, dims = self.degradation, x0[0].numel()
         eps, whole = D.draw(x0, randomness), 0.0
         table: list[dict[str, Any]] = []
@@ -144,9 +146,26 @@ class Variational(Diffusion, ABC):
             numbers["path_bound_bits_per_dim"] = Quantity(
                 whole / dims, "lower", "bits per dimension of x_0, density of all steps"
             )
-        protocol = {
+        protocol: dict[str, Any] = {
+            "draws": "1 path per image",
             "decoder": f"Gaussian of variance beta/2 = {self.beta / 2:g}",
             "beta": self.beta,
             "levels": levels[::-1],
         }
-        return Bound(numbers, protocol, {"steps": table})
+        with self.evaluating():
+            found = noisy_path(self, x0, randomness, self._restore_encoded(randomness))
+        if found is None:
+            return Bound(numbers, protocol, {"steps": table})
+        return Bound(
+            numbers | found.numbers, protocol | {"bits_per_dim": found.protocol}, {"steps": table} | found.curves
+        )
+
+    def _restore_encoded(self, randomness: PerImage) -> Restore:
+        """With a latent of the encoder, which looks at the true x_s."""
+
+        def restore(v: Tensor, x_s: Tensor, t: Levels, s: Levels) -> tuple[Tensor, Tensor]:
+            q = self.encode(v, x_s, t, s)
+            z = q.mean + q.stddev * randomness.normal(q.mean.shape[1])
+            return self.restore(v, t, s, Condition(z=z)), self.prior.kl(q, v, t)
+
+        return restore

@@ -118,7 +118,10 @@ class VDM(Diffusion):
                 for name, value in self.losses(batch).terms.items():
                     sums[name] = sums.get(name, 0.0) + value.mean().item() / draws
         numbers = {"bits_per_dim": Quantity(sums.pop("loss"), "lower", "bits")}
-        protocol = {"levels_per_image": draws, "time": "continuous" if self.steps is None else f"{self.steps} steps"}
+        protocol = {
+            "draws": f"{draws} antithetic times per image",
+            "time": "continuous" if self.steps is None else f"{self.steps} steps",
+        }
         return Bound(numbers, protocol, {"bound": {name.removesuffix("_bpd"): value for name, value in sums.items()}})
 
     def likelihood(

@@ -1,10 +1,13 @@
 """What the model's own variational bound says of test images."""
 
+import logging
+
 from vcd.metrics.evaluation import Evaluation
 from vcd.metrics.results import Number, Result
 from vcd.randomness import PerImage
 
 NEEDS_A_MODEL = True
+log = logging.getLogger("vcd")
 
 
 def measure(e: Evaluation) -> Result:
@@ -16,8 +19,9 @@ def measure(e: Evaluation) -> Result:
     if bound is None:
         return Result()
     protocol = {
-        "data": e.data.name, "test": e.test.fingerprint, "images": len(x0), "seed": e.seed, **bound.protocol,
+        "T": e.model.degradation.T, "data": e.data.name, "test": e.test.fingerprint, "images": len(x0), "seed": e.seed, **bound.protocol,
     }  # fmt: skip
+    log.info("bound of %s: %s", type(e.model).__name__, ", ".join(f"{key} {value}" for key, value in protocol.items()))
     numbers = {
         name: Number(quantity.value, quantity.better, None, quantity.unit, protocol)
         for name, quantity in bound.numbers.items()

@@ -1,0 +1,74 @@
+"""The likelihood that models with noise on every state have: inverse heat dissipation, and VCD and VWD with latents."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from vcd import bounds
+from vcd.bounds import Bound, Quantity
+from vcd.levels import Levels
+from vcd.models.base import Diffusion
+from vcd.randomness import PerImage
+from vcd.samplers import Sequential
+
+Images = Float[Tensor, "n c h w"]
+Restore = Callable[[Images, Images, Levels, Levels], tuple[Images, Float[Tensor, " n"]]]
+
+
+@torch.no_grad()
+def noisy_path(model: Diffusion, x0: Images, randomness: PerImage, restore: Restore) -> Bound | None:
+    """-log2 P(x_0) per dimension at most, for images of 256 values (Rissanen et al. 2022, arXiv:2206.13397, section 3).
+
+      KL(q(u_T | x_0) || p(u_T)) + sum_t KL(q(u_s | x_0) || p(u_s | u_t)) - log P(x_0 | u_1)   [+ KL(q(z_t) || p(z_t))]
+
+    with q(u_t | x_0) = N(D(x_0, t), sigma^2), sigma the noise of training, and p(u_s | u_t) = N(xhat_s, delta^2), delta
+    that of sampling. restore: xhat_s from u_t, the true x_s, t and s, and the nats of its latent, 0 where there is none.
+
+    None where sampling is not this chain: without noise, with another sampler than sequential, from images that are not
+    of the next level, for a random degradation, or from a start whose density is not known.
+    """
+    D, sampler, sigma, delta = model.degradation, model.sampler, model.perturbation.sigma, model.sampler.delta
+    levels = sampler.grid(D.T)
+    t = torch.tensor(levels[:-1])
+    chain = bool((sampler.ask(t, torch.tensor(levels[1:])) == torch.tensor(levels[1:])).all())
+    if D.stochastic or not isinstance(sampler, Sequential) or not chain or not sigma > 0 or not delta > 0:
+        return None
+    start = model.start.nats(D(x0, torch.full((len(x0),), D.T, device=x0.device)), sigma, delta)
+    if start is None:
+        return None
+    bits = 1 / (x0[0].numel() * math.log(2))
+    parts = {"start": start, "steps": torch.zeros_like(start), "decoder": torch.zeros_like(start)}
+    table: list[dict[str, float]] = []
+    latents = torch.zeros_like(start)
+    for level in reversed(levels[:-1]):
+        t = torch.full((len(x0),), level, device=x0.device)
+        s = sampler.below(t, D.T)
+        x_s = D(x0, s)
+        xhat_s, latent = restore(D(x0, t) + sigma * randomness.normal(*x0.shape[1:]), x_s, t, s)
+        last = not s.any()
+        step = (
+            bounds.bin_nats(x0, xhat_s, torch.tensor(delta))
+            if last
+            else _apart(Normal(x_s, sigma), Normal(xhat_s, delta))
+        )
+        parts["decoder" if last else "steps"] += step
+        latents += latent
+        table.append({"t": level, "bits_per_dim": ((step + latent).mean() * bits).item()})
+    if model.has_latents:
+        parts["latents"] = latents
+    terms = {name: (value.mean() * bits).item() for name, value in parts.items()}
+    protocol = {
+        "draws": "1 path per image", "sigma": sigma, "delta": delta, "decoder": "Gaussian of std delta over 256 bins",
+        **({"latents": "KL to N(0, I)"} if model.has_latents else {}),
+    }  # fmt: skip
+    return Bound(
+        {"bits_per_dim": Quantity(sum(terms.values()), "lower", "bits")}, protocol, {"bound": terms, "levels": table}
+    )
+
+
+def _apart(q: Normal, p: Normal) -> Float[Tensor, " n"]:
+    return kl_divergence(q, p).flatten(1).sum(1)
