@@ -27,8 +27,12 @@ SHAPES = {  # name -> overrides of network=small: dim 16, mults 1 2 4, attention
     "patch 4": ["network.unet.patch=4", "network.unet.dim=64", "network.unet.mults=[1]", "network.unet.attention=[0]"],
     "tiny": ["network=tiny"],
 }  # fmt: skip
-DEFAULT = ["small", "small, patch 2", "narrow and wide", "patch 2, dim 32", "patch 2, two levels"]
-QUICK = ["prior.images=2000", "prior.components=10"]  # a full fit takes as long as the training here
+DEFAULT = ["small", "small, patch 2", "narrow and wide", "patch 2, two levels"]
+QUICK = [
+    "prior.images=1000",
+    "prior.components=10",
+    "scheduler.warmup=30",
+]  # a full fit takes longer than the training here
 
 
 def sets(data: Path) -> dict[str, list[str]]:

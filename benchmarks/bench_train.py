@@ -5,6 +5,7 @@ The step is Lightning's, with every callback of a run but pictures and checkpoin
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -53,15 +54,15 @@ class Parts(SimpleProfiler):
 
 
 class Clock(L.Callback):
-    """Seconds from the end of one step to the end of the next."""
+    """Seconds from the end of one step to the end of the next, by a clock."""
 
-    def __init__(self) -> None:
-        self.ends: list[float] = []
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now, self.ends = now, []
 
     def on_train_batch_end(self, trainer, *_) -> None:
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
+        self.ends.append(self.now())
 
 
 @dataclass
@@ -73,9 +74,9 @@ class Subject:
     steps: list[float] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=dict)
 
-    def train(self, steps: int, device: str) -> None:
+    def train(self, steps: int, device: str, now: Callable[[], float] = time.perf_counter) -> None:
         """`steps` steps more; the first, which makes buffers and kernels, is not counted."""
-        profiler, clock = Parts(), Clock()
+        profiler, clock = Parts(), Clock(now)
         shown = self.model.shown
 
         def rollout(batch):

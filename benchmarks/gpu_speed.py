@@ -61,7 +61,7 @@ class Mode:
 
     def compile(self, of: Diffusion, quick: bool) -> None:
         if self.backend:
-            compile_in_place(of, "aot_eager" if quick else self.backend)
+            compile_in_place(of, "eager" if quick else self.backend)
 
     def autocast(self, device: str) -> AbstractContextManager:
         return torch.autocast(device.partition(":")[0], torch.bfloat16) if self.bf16 else nullcontext()
@@ -216,7 +216,7 @@ def wanted(options: Any) -> Iterator[tuple[dict[str, Any], Callable[[float], dic
         if options.table == "compiled":
             jobs += [
                 (what, size, "vwd", mode, batch)
-                for mode in COMPILED
+                for mode in (COMPILED[:1] if options.quick else COMPILED)
                 for what, batch in (("train", None), ("sample", options.batch))
             ]
         elif options.table == "train":

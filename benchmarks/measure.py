@@ -29,23 +29,27 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return options
 
 
-def seconds(call: Callable[[], Any], device: str = "cpu") -> float:
-    """Of one call, whatever it has queued on the device included."""
-    began = time.perf_counter()
+def seconds(call: Callable[[], Any], device: str = "cpu", now: Callable[[], float] = time.perf_counter) -> float:
+    """Of one call, whatever it has queued on the device included, by a clock."""
+    began = now()
     call()
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return now() - began
 
 
 def interleaved(
-    calls: dict[str, Callable[[], Any]], repeats: int, device: str = "cpu", warmup: int = 1
+    calls: dict[str, Callable[[], Any]],
+    repeats: int,
+    device: str = "cpu",
+    warmup: int = 1,
+    now: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of every call, A B A B ..., so that what else the machine does hits all alike."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(warmup + repeats):
         for name, call in calls.items():
-            took = seconds(call, device)
+            took = seconds(call, device, now)
             if i >= warmup:
                 taken[name].append(took)
     return taken

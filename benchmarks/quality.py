@@ -1,11 +1,12 @@
 """How good samples are after so many seconds of training: trained and evaluated by `vcd.train` and `vcd.evaluate`.
 
 Seconds are steps times the time of a step, which is measured for all variants in turns, so that a busy machine does not
-favour one; the steps of every variant follow from it.
+favour one; the steps of every variant follow from it. On a CPU they are seconds of processor time, of one thread.
 """
 
 import json
 import statistics
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,15 @@ class Plan:
             return {name: found[name] for name in self.variants}
         cfgs = {name: config(*self.common, *o) for name, o in self.variants.items()}
         subjects = {name: Subject(cfg, model(cfg, self.device)) for name, cfg in cfgs.items()}
+        gpu = self.device.startswith("cuda")
+        now = time.perf_counter if gpu else time.process_time
         for _ in range(rounds):
             for subject in subjects.values():
-                subject.train(steps, "gpu" if self.device.startswith("cuda") else "cpu")
-        batch = 256 if self.device.startswith("cuda") else 32
+                subject.train(steps, "gpu" if gpu else "cpu", now)
+        batch = 256 if gpu else 32
         models = {name: subject.model.to(self.device).eval() for name, subject in subjects.items()}
         calls = {name: lambda m=m: m.sample(PerImage(0, range(batch), m.device), keep=2) for name, m in models.items()}
-        drawn = interleaved(calls, rounds, self.device)
+        drawn = interleaved(calls, rounds, self.device, now=now)
         found = {
             name: {"ms a step": 1e3 * statistics.median(subject.steps), "s per 1,000": 1e3 * statistics.median(drawn[name]) / batch,
                    "M parameters": sum(p.numel() for p in models[name].parameters()) / 1e6}

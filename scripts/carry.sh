@@ -2,7 +2,7 @@
 # For a machine without a network that has Python 3.12, torch, torchvision, numpy, scipy, scikit-learn, matplotlib and
 # Pillow: what else vcd and its fast tests need, as wheels.
 #
-#   bash scripts/carry.sh FOLDER                  here: download the wheels of Pipfile.lock into FOLDER, about 13 MiB
+#   bash scripts/carry.sh FOLDER                  here: download the wheels of Pipfile.lock into FOLDER, about 10 MiB
 #   bash scripts/carry.sh --lean FOLDER           the same where there are Lightning, torchmetrics and pytest too: 5 MiB
 #   bash scripts/carry.sh --install FOLDER SITE   there: install into SITE those that are missing; then export PYTHONPATH=SITE
 #
