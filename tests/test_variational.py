@@ -91,6 +91,50 @@ def test_every_term_is_what_the_formula_says(build, prediction, coherent, anneal
     assert sum(losses.terms["kl_bits"].tolist()) > 0.1  # the weights are at work
 
 
+def test_a_calibrated_beta_follows_the_error_of_its_level(build):
+    """beta_t = max(beta, 2 MSE_t), the running mean begun by the first batch; validation looks and does not touch."""
+    model = build("model=vwd", "model.calibrated=true", "model.beta=0.02").train()
+    batch = batch_for(model)
+
+    def mean_errors(losses):
+        error = losses.terms["reconstruction_sse"].detach() / batch.x0[0].numel()
+        return torch.stack([error[batch.t == t].mean() for t in (1, 2, 3)])
+
+    first = mean_errors(model.losses(batch))
+    torch.testing.assert_close(model.mse[1:], first)
+    losses = model.losses(batch)
+    expected = 0.99 * first + 0.01 * mean_errors(losses)
+    torch.testing.assert_close(model.mse[1:], expected)
+    beta = (2 * expected).clamp(min=0.02)[batch.t - 1]
+    sse, kl = losses.terms["reconstruction_sse"], losses.terms["kl_bits"] * math.log(2)
+    assert (beta > 0.02).any()
+    torch.testing.assert_close(losses.total, (sse + beta * kl).mean())
+    model.eval().losses(batch)
+    torch.testing.assert_close(model.mse[1:], expected)
+    model.mse.zero_()
+    assert model.betas(batch.t).tolist() == [pytest.approx(0.02)] * len(batch.t)  # the floor
+
+
+def test_a_level_within_its_free_bits_feels_no_kl(build):
+    """A level above them, by the mean of its images, feels all of it."""
+    model = build("model=vwd", "model.beta=0.5").train()
+    batch = batch_for(model)
+    torch.manual_seed(7)
+    bits = model.losses(batch).terms["kl_bits"].detach()
+    means = torch.stack([bits[batch.t == t].mean() for t in (1, 2, 3)])
+    model.free_bits = (means.min() + means.max()).item() / 2
+    torch.manual_seed(7)
+    losses = model.losses(batch)
+    above = (means > model.free_bits)[batch.t - 1]
+    assert above.any() and not above.all()
+    charged = torch.where(above, bits, torch.tensor(model.free_bits)) * math.log(2)
+    torch.testing.assert_close(losses.total, (losses.terms["reconstruction_sse"] + 0.5 * charged).mean())
+    torch.testing.assert_close(losses.terms["kl_bits"], bits)  # what is logged is the whole of it
+    leaf = bits.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model._charged(leaf, batch.t).sum(), leaf)
+    assert torch.equal(slope != 0, model._charged(bits, batch.t) == bits)
+
+
 def test_eps_is_compared_with_the_noise(build):
     model = build("model=plain", "prediction=eps", "degradation=noise", "schedule=linear").train()
     batch = batch_for(model)

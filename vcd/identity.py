@@ -45,6 +45,8 @@ NEUTRAL: dict[str, Any] = {
     "model.network.residual": False,
     "model.network.outputs": 1,
     "model.weight": None,
+    "model.calibrated": False,
+    "model.free_bits": 0,
     "space": {"_target_": "Pixels"},
     "*.zero": -1,
 }

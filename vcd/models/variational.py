@@ -26,6 +26,7 @@ from vcd.randomness import PerImage
 from vcd.samplers import Latents
 
 log = logging.getLogger(__name__)
+RATE = 0.01  # of the running means that beta is calibrated by
 FIT = 20_220_415  # the seed of the latents that priors are fitted to
 
 
@@ -33,13 +34,23 @@ class Variational(Diffusion, ABC):
     """||x_s - xhat_s||^2 + beta KL(q(z | x_t, x_s) || p(z)), the mean over images of sums over pixels and latents.
 
     beta is in units of images in [-1, 1]: four times the papers'. annealing: the A of `kl_weight`, in steps.
+    calibrated: beta_t is twice the mean squared error at level t, a running mean, and at least `beta`, the variance of the
+    decoder at its most likely (sigma-VAE, Rybkin et al. 2020, arXiv:2006.13202). free_bits: what the KL of a level, the
+    mean of its images in the batch, may be without cost (Kingma et al. 2016, arXiv:1606.04934).
     """
 
     has_latents = True
+    mse: Tensor
 
-    def __init__(self, *, encoder: Encoder, prior: Prior, beta: float, annealing: int, **parts: Any):
+    def __init__(
+        self, *, encoder: Encoder, prior: Prior, beta: float, annealing: int, calibrated: bool = False,
+        free_bits: float = 0.0, **parts: Any,
+    ):  # fmt: skip
         super().__init__(**parts)  # the parts every Diffusion has, by name: an unknown one is a TypeError there
         self.encoder, self.prior, self.beta, self.annealing = encoder, prior, beta, annealing
+        self.calibrated, self.free_bits = calibrated, free_bits
+        if calibrated:
+            self.register_buffer("mse", torch.zeros(self.degradation.T + 1))  # of each level; 0 until it is seen
         self.active_units = ActiveUnits(T=self.degradation.T, latent=encoder.latent)
 
     def encode(self, x_t: Tensor, x_s: Tensor, t: Levels, s: Levels) -> Normal:
@@ -97,9 +108,32 @@ class Variational(Diffusion, ABC):
         if not self.training:
             self.active_units.update(q.mean, batch.t)
         weight = kl_weight(self.step, self.annealing) if self.training else 1.0
-        total = batch.mean(sse + self.beta * weight * kl)
-        terms = {"loss": sse + self.beta * kl, "reconstruction_sse": sse, "kl_bits": kl / math.log(2)}
+        if self.training and self.calibrated:
+            self._calibrate(sse.detach().float() / batch.x0[0].numel(), batch.t)
+        beta = self.betas(batch.t)
+        total = batch.mean(sse + beta * weight * self._charged(kl, batch.t))
+        terms = {"loss": sse + beta * kl, "reconstruction_sse": sse, "kl_bits": kl / math.log(2)}
         return Losses(total, terms)
+
+    def betas(self, t: Levels) -> Float[Tensor, " b"] | float:
+        """The weight of the KL at each of these levels, or the one of all."""
+        return (2 * self.mse[t]).clamp(min=self.beta) if self.calibrated else self.beta
+
+    def _calibrate(self, mse: Float[Tensor, " b"], t: Levels) -> None:
+        """Take a batch into the running means; the first mean of a level is that of its first batch."""
+        count = torch.bincount(t, minlength=len(self.mse))
+        now = torch.zeros_like(self.mse).index_add_(0, t, mse) / count.clamp(min=1)
+        mean = torch.where(self.mse > 0, torch.lerp(self.mse, now, RATE), now)
+        self.mse.copy_(torch.where(count > 0, mean, self.mse))
+
+    def _charged(self, kl: Float[Tensor, " b"], t: Levels) -> Float[Tensor, " b"]:
+        """The KL as it counts in the loss: that of a level whose mean is within the free bits, not at all."""
+        if not self.free_bits or not self.training:
+            return kl
+        count = torch.bincount(t, minlength=self.degradation.T + 1).clamp(min=1)
+        mean = torch.zeros(count.shape, device=kl.device).index_add_(0, t, kl.detach().float()) / count
+        free = self.free_bits * math.log(2)
+        return torch.where(mean[t] > free, kl, free)
 
     def on_validation_epoch_end(self) -> None:
         active = self.active_units.compute()
@@ -119,6 +153,7 @@ class Variational(Diffusion, ABC):
         D, dims = self.degradation, x0[0].numel()
         eps, whole = D.draw(x0, randomness), 0.0
         table: list[dict[str, Any]] = []
+        betas: list[float] = []
         levels = self.sampler.grid(D.T)[:-1]
         self.active_units.reset()
         path = True
@@ -132,8 +167,10 @@ class Variational(Diffusion, ABC):
                 batch = Degraded(x0, t, s, D(x0, t, eps), D(x0, s, eps), eps, torch.zeros_like(t))
                 terms = self.losses(batch).terms
                 rate, sse = terms["kl_bits"].mean().item(), terms["reconstruction_sse"]
-                whole += rate + bounds.gaussian_bits(sse[None], self.beta, dims).mean().item()
+                beta = float(self.betas(t[:1]))
+                whole += rate + bounds.gaussian_bits(sse[None], beta, dims).mean().item()
                 table.append({"t": level, "rate_bits": rate, "distortion_mse": sse.mean().item() / dims})
+                betas.append(beta)
         active = self.active_units.compute().tolist()
         self.active_units.reset()
         for row in table:
@@ -146,10 +183,11 @@ class Variational(Diffusion, ABC):
             numbers["path_bound_bits_per_dim"] = Quantity(
                 whole / dims, "lower", "bits per dimension of x_0, density of all steps"
             )
+        how = "its level's variance, beta_t/2" if self.calibrated else f"variance beta/2 = {self.beta / 2:g}"
         protocol: dict[str, Any] = {
             "draws": "1 path per image",
-            "decoder": f"Gaussian of variance beta/2 = {self.beta / 2:g}",
-            "beta": self.beta,
+            "decoder": f"Gaussian of {how}",
+            "beta": betas if self.calibrated else self.beta,
             "levels": levels[::-1],
         }
         with self.evaluating():

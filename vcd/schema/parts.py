@@ -156,6 +156,8 @@ class Prediction(TypedDict, total=False):
 class Model(TypedDict, total=False):
     beta: values.NotNegative
     annealing: values.CountOrZero
+    calibrated: values.Flag
+    free_bits: values.NotNegative
     steps: values.Count | None
 
 
