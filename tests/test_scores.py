@@ -549,6 +549,50 @@ def test_the_loss_is_the_bound_by_monte_carlo(compose):
     assert found.item() == pytest.approx(exact.item(), rel=0.06)
 
 
+def net_and_batch(compose) -> tuple[VDM, Degraded]:
+    model = vdm(compose, "T=50", "gamma=learned_net", "gamma.width=8").train()
+    model.network = Posterior(model, 0.3)
+    t = 50 * (1 - torch.arange(256) / 256)
+    x0, eps = math.sqrt(0.3) * torch.randn(256, 1, 4, 4), torch.randn(256, 1, 4, 4)
+    return model, Degraded(x0, t, torch.zeros_like(t), x0, x0, eps, torch.zeros(256).long())
+
+
+def test_the_shape_of_gamma_is_trained_on_the_variance_and_its_ends_on_the_bound(compose):
+    """In one backward pass, the gradients of E[L^2] and of E[L]."""
+    model, batch = net_and_batch(compose)
+    torch.manual_seed(0)
+    model.losses(batch).total.backward()
+    found = {name: p.grad.clone() for name, p in model.gamma.named_parameters()}
+    model.gamma.shaped = False  # no hooks: torch says what the gradients are
+    for names, objective in ((("b", "w"), "loss"), (("l1", "l2.weight", "l2.bias", "l3.weight"), "diffusion_bpd")):
+        torch.manual_seed(0)
+        terms = model.losses(batch).terms[objective]
+        model.zero_grad()
+        (terms.mean() if objective == "loss" else terms.square().mean()).backward()
+        expected = dict(model.gamma.named_parameters())
+        for name in names:
+            torch.testing.assert_close(found[name], expected[name].grad, rtol=1e-3, atol=1e-6)
+
+
+def test_training_the_shape_lowers_the_variance_of_the_bound(compose):
+    model, batch = net_and_batch(compose)
+    inside = [p for name, p in model.gamma.named_parameters() if name not in ("b", "w")]
+    optimizer = torch.optim.Adam(inside, lr=0.03)
+
+    def spread() -> tuple[float, float]:
+        with torch.no_grad():
+            loss = model.losses(batch).terms["diffusion_bpd"]
+        return loss.mean().item(), loss.std().item()
+
+    before = spread()
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.losses(batch).total.backward()
+        optimizer.step()
+    after = spread()
+    assert after[1] < 0.8 * before[1] and after[0] == pytest.approx(before[0], rel=0.05)
+
+
 @pytest.mark.parametrize("kind", [Fixed, LearnedLinear, LearnedNet])
 def test_gamma_rises_and_its_slope_is_right(kind):
     gamma = kind().double()

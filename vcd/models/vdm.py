@@ -78,8 +78,8 @@ class VDM(Diffusion):
         x, eps, dims = batch.x0, batch.eps, batch.x0[0].numel()
         u = batch.t.float() / self.degradation.T  # (0, 1]
         if self.steps is None:
-            gamma, slope = self.gamma.with_slope(u)
-            weight = slope / 2
+            (low, span), inside = self.gamma.ends(), self.gamma.shape(u)
+            gamma, weight = low + span * inside[0], span * inside[1] / 2
         else:
             t = (u * self.steps).ceil() / self.steps
             gamma, below = self.gamma(t), self.gamma(t - 1 / self.steps)
@@ -90,6 +90,8 @@ class VDM(Diffusion):
             "prior_bpd": self._prior(x) / (dims * math.log(2)),
             "diffusion_bpd": weight * error / (dims * math.log(2)),
         }
+        if self.training and self.gamma.shaped and self.steps is None:
+            _on_variance(inside, terms["diffusion_bpd"])
         if not self.training or self.gamma.learned:
             terms["reconstruction_bpd"] = bin_bits(x, torch.randn_like(x), self._end(0.0, x)) / dims
         loss = torch.stack(list(terms.values())).sum(0)
@@ -129,3 +131,14 @@ class VDM(Diffusion):
     ) -> Float[Tensor, " n"] | None:
         """By the probability-flow ODE."""
         return ode_bits(self, images, randomness, steps=steps, std=1.0)
+
+
+def _on_variance(inside: tuple[Tensor, Tensor], loss: Float[Tensor, " b"]) -> None:
+    """What comes back to these tensors, one number per image, is the gradient of the mean square of the loss, not of its mean.
+
+    The mean does not depend on them, so this makes its variance small, in the same backward pass (Kingma et al. 2021,
+    appendix I.2): d L^2 = 2 L dL.
+    """
+    twice = 2 * loss.detach()
+    for x in inside:
+        x.register_hook(lambda gradient: twice * gradient)
