@@ -32,11 +32,14 @@ MODELS = {
     "ddpm, eps": ["model=ddpm", "prediction=eps"],
     "ddpm, v": ["model=ddpm", "prediction=v"],
     "vwd, vxt": ["model=vwd", "prediction=vxt"],
+    "improved ddpm": ["model=ddpm", "prediction=eps_variance", "level_sampler=importance"],
+    "soft diffusion": ["model=ddpm", "degradation=soft", "prediction=difference", "weight=simple"],
 }  # fmt: skip
 SAMPLERS = {  # name -> the model it serves; steps are few, for errors add up
-    **{name: ["model=ddpm", "T=20", f"sampler={name}"] for name in ("ancestral", "cold", "naive", "pc", "reverse_sde")},
+    **{name: ["model=ddpm", "T=20", f"sampler={name}"] for name in ("ancestral", "cold", "large", "naive", "pc", "reverse_sde")},
     **{name: ["model=ddpm", "T=20", "prediction=eps", f"sampler={name}", "sampler.steps=10"] for name in ("dpm", "euler", "heun")},
     "ddim": ["model=ddpm", "T=20", "sampler.steps=10"],
+    "learned": ["model=ddpm", "T=20", "prediction=eps_variance", "sampler=learned"],
     "langevin": ["model=ddpm", "schedule=ve", "T=5", "sampler=langevin", "sampler.repeats=5"],
     "momentum": ["model=ddpm", "degradation=blur_noise", "T=20", "sampler=momentum"],
     "one_shot": ["model=bansal", "sampler=one_shot"],

@@ -16,6 +16,7 @@ from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vcd.cli import CONF
 from vcd.data.folder import Folder
 from vcd.randomness import PerImage
 
@@ -91,6 +92,11 @@ def test_numbers_drawn_on_the_cpu_are_those_of_its_generator():
     plain = drawn()
     with gpu_parity.DrawnOnTheCPU():
         assert all(torch.equal(a, b) for a, b in zip(plain, drawn(), strict=True))
+
+
+@pytest.mark.parametrize(("group", "compared"), [("model", gpu_parity.MODELS), ("sampler", gpu_parity.SAMPLERS)])
+def test_every_model_and_sampler_is_compared(group, compared):
+    assert {path.stem for path in (CONF / group).glob("[a-z]*.yaml")} <= compared.keys()
 
 
 def test_a_wrong_weight_on_the_other_side_is_seen(monkeypatch):
