@@ -3,26 +3,33 @@
 import logging
 import math
 from abc import ABC
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Normal
 
 from vcd import bounds
 from vcd.annealing import kl_weight
 from vcd.batch import Degraded
 from vcd.bounds import Bound, Quantity
+from vcd.degradations.base import Degradation
 from vcd.levels import Levels
 from vcd.models.base import Batches, Diffusion, Losses
 from vcd.monitoring import ActiveUnits
 from vcd.networks.encoder import Encoder
-from vcd.priors import Encoded, Prior
+from vcd.networks.injection import Maps
+from vcd.networks.unet import UNet
+from vcd.perturbations import Perturbation
+from vcd.predictions import Prediction, Xt
+from vcd.priors import Encoded, Independent, Prior
 from vcd.randomness import PerImage
-from vcd.samplers import Latents
+from vcd.samplers import Latents, Sampler, Sequential
+from vcd.starts import Start
 
 log = logging.getLogger(__name__)
 FIT = 20_220_415  # the seed of the latents that priors are fitted to
@@ -31,14 +38,32 @@ FIT = 20_220_415  # the seed of the latents that priors are fitted to
 class Variational(Diffusion, ABC):
     """||x_s - xhat_s||^2 + beta KL(q(z | x_t, x_s) || p(z)), the mean over images of sums over pixels and latents.
 
-    beta is in units of images in [-1, 1]: four times the papers'. annealing: the A of `kl_weight`, in steps.
+    beta is in units of images in [-1, 1]: four times the papers'. annealing: the A of `kl_weight`, in steps. Parts that
+    are not given are those of `python -m vcd.train`, its smallest network for images of the shape of `start`; but for the
+    prior, which is the standard normal of training.
     """
 
     has_latents = True
 
-    def __init__(self, *, encoder: Encoder, prior: Prior, beta: float, annealing: int, **parts: Any):
-        super().__init__(**parts)  # the parts every Diffusion has, by name: an unknown one is a TypeError there
-        self.encoder, self.prior, self.beta, self.annealing = encoder, prior, beta, annealing
+    def __init__(
+        self, *, degradation: Degradation, start: Start | Callable[[Degradation], Start],
+        prediction: Prediction | None = None, perturbation: Perturbation, network: nn.Module | None = None,
+        encoder: Encoder | None = None, prior: Prior | None = None, sampler: Sampler | None = None, beta: float = 0.02,
+        annealing: int = 0, **parts: Any,
+    ):  # fmt: skip
+        start = start if isinstance(start, Start) else start(degradation)
+        channels, size, _ = start.shape
+        encoder = Encoder(size=size, channels=channels, T=degradation.T) if encoder is None else encoder
+        if network is None:
+            injection = partial(Maps, latent=encoder.latent)
+            network = UNet(size=size, channels=channels, T=degradation.T, injection=injection)
+        super().__init__(  # the parts every Diffusion has, by name: an unknown one is a TypeError there
+            degradation=degradation, start=start, network=network, perturbation=perturbation,
+            prediction=Xt() if prediction is None else prediction,
+            sampler=Sequential(delta=perturbation.sigma) if sampler is None else sampler, **parts,
+        )  # fmt: skip
+        self.encoder, self.beta, self.annealing = encoder, beta, annealing
+        self.prior = Independent(latent=encoder.latent) if prior is None else prior
         self.active_units = ActiveUnits(T=self.degradation.T, latent=encoder.latent)
 
     def encode(self, x_t: Tensor, x_s: Tensor, t: Levels, s: Levels) -> Normal:
