@@ -144,7 +144,7 @@ def test_rollouts_with_it_are_refused():
         def teacher(self, live):
             return self
 
-    perturbation = Rollout(p=0.3, p_warmup=0.3, warmup=0, anneal=0, true_share=0.0, sigma=0.1)
+    perturbation = Rollout(p=0.3, p_warmup=0.3, warmup=0, anneal=0, true_share=0.0, sigma=0.1, longest=None)
     with pytest.raises(UserError, match="train with sampler=sequential"):
         perturbation(batch(), Student())
 

@@ -49,7 +49,8 @@ LAYERS = [
     ["checkpoints", "identity", "memory", "steering", "spectra", "restoring", "figures", "runs", "loggers", "tracking"],
     ["metrics", "callbacks", "hardware", "request", "tasks"],
     ["sweeps", "comparison", "training"],
-    ["cli", "compare", "control", "degrade", "evaluate", "refit", "report", "restore", "sample", "sweep", "train"],
+    ["api"],
+    ["__main__", "cli", "compare", "control", "degrade", "evaluate", "refit", "report", "restore", "sample", "sweep", "train"],
 ]
 # What points upwards by intent: comparisons and SLURM jobs *are* calls of these commands.
 BY_INTENT = {("comparison.making", "evaluate"), ("sweeps.slurm", "train")}

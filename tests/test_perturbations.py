@@ -88,7 +88,7 @@ def batch_of(D: Degradation, n: int = 240) -> Degraded:
 
 
 def rollout(**changes) -> Rollout:
-    options = {"p": 0.3, "p_warmup": 0.3, "warmup": 0, "anneal": 0, "true_share": 0.0, "sigma": 0.0}
+    options = {"p": 0.3, "p_warmup": 0.3, "warmup": 0, "anneal": 0, "true_share": 0.0, "sigma": 0.0, "longest": None}
     return Rollout(**{**options, **changes})
 
 

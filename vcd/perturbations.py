@@ -98,7 +98,7 @@ class Gaussian(Perturbation):
     repeat it. Otherwise on the network's input only, as published for VWD.
     """
 
-    def __init__(self, *, sigma: float, coherent: bool):
+    def __init__(self, *, sigma: float = 0.1, coherent: bool = True):
         super().__init__(sigma=sigma)
         self.coherent = coherent
 
@@ -124,8 +124,8 @@ class Rollout(Perturbation):
     """
 
     def __init__(
-        self, *, p: float, p_warmup: float, warmup: int, anneal: int, true_share: float, sigma: float,
-        longest: int | None = None,
+        self, *, p: float = 0.3, p_warmup: float = 0.3, warmup: int = 500, anneal: int = 0, true_share: float = 0.5,
+        sigma: float = 0.1, longest: int | None = 2,
     ):  # fmt: skip
         super().__init__(sigma=sigma)
         for key, value in (("p", p), ("p_warmup", p_warmup), ("true_share", true_share)):

@@ -16,6 +16,7 @@ from vcd.data.base import ImageData, Images
 from vcd.data.draws import flipped
 from vcd.data.stream import TrainStream, ValidationPairs, permutation
 from vcd.degradations.base import Degradation
+from vcd.errors import UserError
 from vcd.levels import Levels, LevelSampler, Stratified
 from vcd.predictions import Prediction
 from vcd.seeds import seeded
@@ -25,7 +26,7 @@ from vcd.spaces import Pixels, Space
 class DegradationDataModule(L.LightningDataModule):
     """Loads the images, draws the levels and degrades on the device, for every model alike.
 
-    Training is one stream of `steps` batches (see `TrainStream`); the levels, flips and eps are drawn from torch's
+    Training is one stream of `steps` batches (see `TrainStream`), None: as many as the Trainer's max_steps take; the levels, flips and eps are drawn from torch's
     global random state. Validation has the same images, levels and randomness every time, never flipped, and leaves
     the global random state as it was. `batch_size` and `val_batch_size` are totals over all processes;
     `val_images` is about how many (image, level) pairs a validation has (see `ValidationPairs`).
@@ -39,10 +40,10 @@ class DegradationDataModule(L.LightningDataModule):
         prediction: Prediction,
         space: Space | None = None,
         level_sampler: LevelSampler | None = None,
-        batch_size: int,
-        steps: int,
-        flip: bool,
-        seed: int,
+        batch_size: int = 64,
+        steps: int | None = None,
+        flip: bool = False,
+        seed: int = 0,
         val_batch_size: int | None = None,
         val_images: int = 2000,
     ) -> None:
@@ -81,7 +82,7 @@ class DegradationDataModule(L.LightningDataModule):
         return TrainStream(
             self.train_images,
             batch_size=self.batch_size,
-            steps=self.steps,
+            steps=self._steps(),
             seed=self.seed,
             rank=rank,
             world_size=world_size,
@@ -97,6 +98,14 @@ class DegradationDataModule(L.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
+
+    def _steps(self) -> int:
+        """Batches of the stream; UserError where nobody has said how many."""
+        if self.steps is not None:
+            return self.steps
+        if self.trainer is None or self.trainer.max_steps < 1:
+            raise UserError("say how long training is: Trainer(max_steps=...), or steps=... of the data module")
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -14,7 +14,7 @@ VAL_IMAGES = 297
 class Digits(ImageData):
     """1,500 training and 297 validation images; the split is fixed and stratified by class."""
 
-    def __init__(self, *, size: int, channels: int) -> None:
+    def __init__(self, *, size: int = 8, channels: int = 1) -> None:
         super().__init__(name="digits", size=size, channels=channels)
 
     def _load(self, split: Split) -> Images:

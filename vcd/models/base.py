@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+import vcd
 from vcd import compat
 from vcd.batch import UNCONDITIONAL, Condition, Degraded
 from vcd.bounds import Bound
@@ -41,8 +42,8 @@ class Losses:
 class Diffusion(L.LightningModule, ABC):
     """A degradation and a network that undoes it. Concrete classes say what the objective is and where z comes from.
 
-    start: a `Start`, or a function of the degradation that makes one. optimizer, scheduler: functions of the parameters
-    and of the optimiser; None where nothing is trained.
+    start: a `Start`, or a function of the degradation that makes one. optimizer: a function of the parameters; None where
+    nothing is trained. scheduler: a function of the optimiser; None keeps its learning rate.
     """
 
     has_latents = False
@@ -73,6 +74,30 @@ class Diffusion(L.LightningModule, ABC):
             )
         self.optimizer, self.scheduler = optimizer, scheduler
         self.levels = PerLevel(T=degradation.T)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's is no plain method
+        cls, checkpoint_path: Any, map_location: Any = None, hparams_file: Any = None, strict: bool | None = None,
+        weights_only: bool = True, **parts: Any,
+    ) -> "Diffusion":  # fmt: skip
+        """The model of a checkpoint, in eval mode.
+
+        Without `parts`: of one that vcd.train wrote, which says itself how the model is built; `vcd.load` has more
+        choices. With `parts`, the constructor's arguments: of one that a plain Trainer wrote, as Lightning has it.
+        UserError where the checkpoint is missing, damaged, or holds another class.
+        """
+        if parts:
+            model = super().load_from_checkpoint(
+                checkpoint_path, map_location=map_location, hparams_file=hparams_file, strict=strict,
+                weights_only=weights_only, **parts,
+            )  # fmt: skip
+            return model.eval()
+        model = vcd.load(checkpoint_path, "cpu" if map_location is None else map_location).model
+        if not isinstance(model, cls):
+            raise UserError(
+                f"ckpt={checkpoint_path} holds a {type(model).__name__}, not a {cls.__name__}: take vcd.load"
+            )
+        return model
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -175,7 +200,8 @@ class Diffusion(L.LightningModule, ABC):
             checkpoint[REPORT] = {name: float(value) for name, value in self._report("train").items()}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        if self.trainer.is_global_zero:  # it holds what all of them had gathered
+        trainer = compat.trainer_of(self)
+        if trainer is not None and trainer.is_global_zero:  # it holds what all of them had gathered
             self.levels.unpack(checkpoint.get("levels", {}))
 
     def on_validation_epoch_start(self) -> None:
@@ -199,10 +225,12 @@ class Diffusion(L.LightningModule, ABC):
         return {f"{stage}/{name}": value for name, value in means.items()}
 
     def configure_optimizers(self) -> Any:
-        if self.optimizer is None or self.scheduler is None:
-            raise UserError("this model was built to sample: to train it, give it an optimizer and a scheduler")
+        if self.optimizer is None:
+            raise UserError("this model was built to sample: to train it, give it an optimizer")
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
         compat.allow_clipping(optimizer)
+        if self.scheduler is None:
+            return optimizer
         return [optimizer], [{"scheduler": self.scheduler(optimizer), "interval": "step"}]
 
 

@@ -3,27 +3,34 @@
 import logging
 import math
 from abc import ABC
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Normal
 
 from vcd import bounds
 from vcd.annealing import kl_weight
 from vcd.batch import Condition, Degraded
 from vcd.bounds import Bound, Quantity
+from vcd.degradations.base import Degradation
 from vcd.levels import Levels
 from vcd.models.base import Batches, Diffusion, Losses
 from vcd.models.noisy_path import Restore, noisy_path
 from vcd.monitoring import ActiveUnits
 from vcd.networks.encoder import Encoder
-from vcd.priors import Encoded, Prior
+from vcd.networks.injection import Maps
+from vcd.networks.unet import UNet
+from vcd.perturbations import Perturbation
+from vcd.predictions import Prediction, Xt
+from vcd.priors import Encoded, Independent, Prior
 from vcd.randomness import PerImage
-from vcd.samplers import Latents
+from vcd.samplers import Latents, Sampler, Sequential
+from vcd.starts import Start
 
 log = logging.getLogger(__name__)
 RATE = 0.01  # of the running means that beta is calibrated by
@@ -37,17 +44,33 @@ class Variational(Diffusion, ABC):
     calibrated: beta_t is twice the mean squared error at level t, a running mean, and at least `beta`, the variance of the
     decoder at its most likely (sigma-VAE, Rybkin et al. 2020, arXiv:2006.13202). free_bits: what the KL of a level, the
     mean of its images in the batch, may be without cost (Kingma et al. 2016, arXiv:1606.04934).
+
+    Parts that are not given are those of `python -m vcd.train`, its smallest network for images of the shape of `start`;
+    but for the prior, which is the standard normal of training.
     """
 
     has_latents = True
     mse: Tensor
 
     def __init__(
-        self, *, encoder: Encoder, prior: Prior, beta: float, annealing: int, calibrated: bool = False,
-        free_bits: float = 0.0, **parts: Any,
+        self, *, degradation: Degradation, start: Start | Callable[[Degradation], Start],
+        prediction: Prediction | None = None, perturbation: Perturbation, network: nn.Module | None = None,
+        encoder: Encoder | None = None, prior: Prior | None = None, sampler: Sampler | None = None, beta: float = 0.02,
+        annealing: int = 0, calibrated: bool = False, free_bits: float = 0.0, **parts: Any,
     ):  # fmt: skip
-        super().__init__(**parts)  # the parts every Diffusion has, by name: an unknown one is a TypeError there
-        self.encoder, self.prior, self.beta, self.annealing = encoder, prior, beta, annealing
+        start = start if isinstance(start, Start) else start(degradation)
+        channels, size, _ = start.shape
+        encoder = Encoder(size=size, channels=channels, T=degradation.T) if encoder is None else encoder
+        if network is None:
+            injection = partial(Maps, latent=encoder.latent)
+            network = UNet(size=size, channels=channels, T=degradation.T, injection=injection)
+        super().__init__(  # the parts every Diffusion has, by name: an unknown one is a TypeError there
+            degradation=degradation, start=start, network=network, perturbation=perturbation,
+            prediction=Xt() if prediction is None else prediction,
+            sampler=Sequential(delta=perturbation.sigma) if sampler is None else sampler, **parts,
+        )  # fmt: skip
+        self.encoder, self.beta, self.annealing = encoder, beta, annealing
+        self.prior = Independent(latent=encoder.latent) if prior is None else prior
         self.calibrated, self.free_bits = calibrated, free_bits
         if calibrated:
             self.register_buffer("mse", torch.zeros(self.degradation.T + 1))  # of each level; 0 until it is seen

@@ -22,7 +22,8 @@ class VCD(Variational):
     The rollout is `vcd.perturbations.Rollout`, the objective `Variational.losses`.
     """
 
-    def __init__(self, *, perturbation: Perturbation, **parts: Any):
+    def __init__(self, *, perturbation: Perturbation | None = None, **parts: Any):
+        perturbation = Rollout() if perturbation is None else perturbation
         if not isinstance(perturbation, Rollout):
             raise UserError(
                 "model=vcd is trained on its own rollouts: perturbation=rollout; noise alone makes it model=vwd, "

@@ -21,7 +21,8 @@ class VWD(Variational):
     The noise is `vcd.perturbations.Gaussian`, the objective `Variational.losses`; delta is the sampler's.
     """
 
-    def __init__(self, *, perturbation: Perturbation, **parts: Any):
+    def __init__(self, *, perturbation: Perturbation | None = None, **parts: Any):
+        perturbation = Gaussian() if perturbation is None else perturbation
         if not isinstance(perturbation, Gaussian):
             raise UserError(
                 "model=vwd is trained on noisy states: perturbation=gaussian; rollouts make it model=vcd, no "

@@ -19,8 +19,8 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[int | float], attention: Sequence[int],
-        blocks: int, latent: int, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
+        self, *, size: int, channels: int, T: int, dim: int = 16, mults: Sequence[int | float] = (1, 2),
+        attention: Sequence[int] = (1,), blocks: int = 1, latent: int = 32, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
         width: float = 0.5,
     ):  # fmt: skip
         super().__init__()

@@ -34,8 +34,8 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[int | float], attention: Sequence[int],
-        blocks: int, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
+        self, *, size: int, channels: int, T: int, dim: int = 16, mults: Sequence[int | float] = (1, 2),
+        attention: Sequence[int] = (1,), blocks: int = 1, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
         injection: Callable[[Widths], Injection] | None = None, classes: int | None = None, context: int = 0,
         fourier: Sequence[int] = (), residual: bool = False, outputs: int = 1,
     ):  # fmt: skip

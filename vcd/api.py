@@ -1,0 +1,215 @@
+"""A trained model from Python: images in, images out. What the commands do, they do with the same parts.
+
+Images are bytes, uint8 (n, channels, height, width), on the CPU. Image i is a function of (checkpoint, seed, i), up to
+rounding. Where images are given, files will do as well: a path, several, a folder or a zip, brought to the model's size.
+"""
+
+import copy
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import final
+
+import torch
+from jaxtyping import UInt8
+from omegaconf import DictConfig
+from torch import Tensor
+
+from vcd import checkpoints, restoring, steering
+from vcd.data import own
+from vcd.errors import UserError
+from vcd.models.base import Diffusion
+from vcd.randomness import PerImage
+from vcd.samplers import Sampler
+from vcd.steering import Path
+
+Images = UInt8[Tensor, "n c h w"]
+File = str | os.PathLike[str]
+Given = Tensor | File | Sequence[File]  # images as bytes, or files of them
+BATCH = 256  # images at a time, as in vcd.sample
+
+
+def load(path: File, device: str = "auto", *, trust: str | Sequence[str] = (), raw: bool = False) -> "Trained":
+    """The model of a checkpoint, such as last.ckpt of a run folder, with its averaged weights, ready to use.
+
+    device: auto, a GPU where there is one; cpu, cuda, cuda:1, ... trust: your own modules that the checkpoint may name;
+    their code then runs. raw: the last weights instead of the averaged ones. UserError where the file is missing,
+    damaged or not a checkpoint of vcd.
+    """
+    names = [trust] if isinstance(trust, str) else list(trust)
+    model, config = checkpoints.load(os.fspath(path), checkpoints.device_of(device), raw, trust=names)
+    return Trained(model, config)
+
+
+@final
+class Trained:
+    """A trained model and what can be done with it. `model` is the LightningModule, `config` that of its run, if any."""
+
+    def __init__(self, model: Diffusion, config: DictConfig | None = None):
+        self.model, self.config = model.eval(), config
+
+    def __repr__(self) -> str:
+        c, h, w = self.model.image_shape
+        return f"Trained({type(self.model).__name__}, T={self.T}, {c}x{h}x{w}, on {self.model.device})"
+
+    @property
+    def T(self) -> int:
+        """The last level: T is fully degraded, 0 clean."""
+        return self.model.degradation.T
+
+    @property
+    def levels(self) -> list[int]:
+        """The levels that sampling visits, T first, without 0: those at which a step takes a latent."""
+        return steering.levels_of(self.model)
+
+    # --- unconditional ------------------------------------------------------------------------------------------------
+
+    def sample(
+        self, n: int | Sequence[int] = 16, *, seed: int = 0, steps: int | None = None, sampler: Sampler | None = None,
+        batch: int = BATCH,
+    ) -> Images:  # fmt: skip
+        """Images: the first n of this seed, or those at the indices n. Those of `vcd sample` for the same seed.
+
+        steps: how many levels are visited; None: as the run has it. sampler: another one than the run's. batch: images
+        at a time. UserError where the model cannot be asked in so many steps; NotFinite where an image is not finite.
+        """
+        images = []
+        with self._sampling(steps, sampler) as model:
+            for some in _batches(n, batch):
+                x0 = model.sample(PerImage(seed, some, model.device), keep=2).x0
+                images.append(model.space.decode(x0).cpu())
+        return torch.cat(images)
+
+    def sequences(
+        self, n: int | Sequence[int] = 8, *, seed: int = 0, frames: int | None = None, steps: int | None = None,
+        sampler: Sampler | None = None,
+    ) -> tuple[list[int], UInt8[Tensor, "n k c h w"]]:  # fmt: skip
+        """The way from x_T to x_0 of the images that `sample` gives: k levels, T first, and every image at each of them.
+
+        frames: about how many levels, evenly spread; None: all that are visited.
+        """
+        with self._sampling(steps, sampler) as model:
+            way = model.sample(PerImage(seed, _indices(n), model.device), keep=frames)
+            states = torch.stack([model.space.decode(x).cpu() for x in way.states.flip(0)], 1)
+        return way.levels.flip(0).tolist(), states
+
+    # --- latents ------------------------------------------------------------------------------------------------------
+
+    def draw(self, n: int | Sequence[int] = 16, *, seed: int = 0, temperature: float = 1.0) -> Path:
+        """The paths of generated images: `decode` makes them those of `sample`.
+
+        temperature: spread of the latents, 0 the most typical, above 1 bolder. UserError for a model without latents.
+        """
+        model = steering.variational(self.model)
+        return steering.draw(model, PerImage(seed, _indices(n), model.device), temperature)
+
+    def encode(self, images: Given, *, seed: int = 0, temperature: float = 0.0) -> Path:
+        """The paths of images: x_T and a latent per step, from the encoder at the states that decoding reaches.
+
+        temperature: 0 takes the posterior's mean, 1 a sample of it. UserError for a model without latents.
+        """
+        model, x0 = steering.variational(self.model), self._x0(images)
+        return steering.encode(model, x0, PerImage(seed, range(len(x0)), model.device), temperature)[0]
+
+    def decode(self, path: Path) -> Images:
+        """The images of paths."""
+        model = steering.variational(self.model)
+        return model.space.decode(steering.decode(model, path, keep=2).x0).cpu()
+
+    def exchange(self, target: Path | Given, source: Path | Given, levels: int | Sequence[int]) -> Images:
+        """The targets with the sources' latents at `levels`, in pairs; level T brings the source's x_T along.
+
+        target, source: images, which are encoded, or paths. UserError where the pairs do not match or a level does not
+        exist.
+        """
+        a, b = (given if isinstance(given, Path) else self.encode(given) for given in (target, source))
+        if len(a) != len(b):
+            raise UserError(f"exchange: {len(a)} targets and {len(b)} sources: give as many of each")
+        chosen = [levels] if isinstance(levels, int) else list(levels)
+        if wrong := [t for t in chosen if not 1 <= t <= self.T]:
+            raise UserError(f"exchange: there is no level {wrong[0]}; choose from 1 to T={self.T}")
+        return self.decode(steering.exchange(a, replace(b, noise=a.noise), chosen))
+
+    # --- restoration --------------------------------------------------------------------------------------------------
+
+    @property
+    def ways(self) -> list[str]:
+        """How the model can restore: algorithm_1 and algorithm_2 of cold diffusion, direct, its own sampler."""
+        return list(restoring.ways(self.model))
+
+    def degrade(self, images: Given, level: int | None = None, *, seed: int = 0) -> Images:
+        """The images at `level` of the degradation that the model learned to undo; None: T."""
+        x0 = self._x0(images)
+        t = torch.full((len(x0),), self._level(level), device=x0.device)
+        eps = self.model.degradation.draw(x0, PerImage(seed, range(len(x0)), x0.device))
+        return self.model.space.decode(self.model.degradation(x0, t, eps)).cpu()
+
+    def restore(self, images: Given, level: int | None = None, *, way: str | None = None, seed: int = 0) -> Images:
+        """Degraded images, restored from `level` (None: T), as `vcd restore degraded=true` does.
+
+        way: one of `ways`; None: "own" where the model has it, else "direct". A model with latents draws them from its
+        prior: another seed makes another restoration. UserError for a way that the model does not have.
+        """
+        x_t, model = self._x0(images), self.model
+        found = self.ways
+        way = ("own" if "own" in found else "direct") if way is None else way
+        if way not in found:
+            raise UserError(f"way={way}: this {type(model).__name__} cannot restore so; it has {', '.join(found)}")
+        randomness = PerImage(seed, range(len(x_t)), model.device)
+        return model.space.decode(restoring.restore(model, way, x_t, self._level(level), randomness)).cpu()
+
+    # --- what is given ------------------------------------------------------------------------------------------------
+
+    def read(self, files: File | Sequence[File]) -> Images:
+        """Images from files, brought to the model's size and channels; UserError, once, for all that cannot be read."""
+        channels, size, _ = self.model.image_shape
+        places = [os.fspath(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
+        return own.read(places, size=size, channels=channels, key="images")
+
+    def _x0(self, images: Given) -> Tensor:
+        """x of images, where the model lives."""
+        given = images if isinstance(images, Tensor) else self.read(images)
+        shape = self.model.image_shape
+        if given.dtype != torch.uint8 or given.ndim != 4 or tuple(given.shape[1:]) != shape:
+            raise UserError(
+                f"images are {given.dtype} of shape {tuple(given.shape)}: this model takes torch.uint8 of shape "
+                f"(n, {', '.join(map(str, shape))}), or files"
+            )
+        return self.model.space.encode(given.to(self.model.device))
+
+    def _level(self, level: int | None) -> int:
+        level = self.T if level is None else level
+        if not 1 <= level <= self.T:
+            raise UserError(f"level={level}: choose from 1 (hardly degraded) to T={self.T}")
+        return level
+
+    @contextmanager
+    def _sampling(self, steps: int | None, sampler: Sampler | None) -> Iterator[Diffusion]:
+        """The model, meanwhile with this sampler in so many steps."""
+        model, before = self.model, self.model.sampler
+        chosen = copy.copy(before if sampler is None else sampler)
+        if steps is not None:
+            if steps < 1:
+                raise UserError(f"steps={steps} must be at least 1")
+            chosen.steps = steps
+        chosen.check(model.degradation, model.prediction)
+        model.sampler = chosen
+        try:
+            yield model
+        finally:
+            model.sampler = before
+
+
+def _indices(n: int | Sequence[int]) -> Sequence[int]:
+    """Of images; UserError where there is none."""
+    indices = range(n) if isinstance(n, int) else list(n)
+    if not len(indices):
+        raise UserError(f"n={n}: ask for one image at least")
+    return indices
+
+
+def _batches(n: int | Sequence[int], batch: int) -> Iterator[Sequence[int]]:
+    indices = _indices(n)
+    for first in range(0, len(indices), batch):
+        yield indices[first : first + batch]
