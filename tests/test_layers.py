@@ -30,6 +30,7 @@ LAYERS = [
     ["curves", "mistakes", "schema", "batch", "images", "monitoring"],
     ["degradations"],
     ["restorer", "predictions"],
+    ["guess"],
     [
         "samplers",
         "solvers",
@@ -44,8 +45,9 @@ LAYERS = [
     ["bounds", "likelihood", "data"],
     ["models"],
     ["stored"],
-    ["checkpoints", "identity", "memory", "steering", "spectra", "restoring", "figures", "runs", "loggers", "tracking"],
+    ["checkpoints", "identity", "memory", "steering", "refining", "spectra", "restoring", "figures", "runs", "loggers", "tracking"],
     ["metrics", "callbacks", "hardware", "request", "tasks"],
+    ["stages"],
     ["sweeps", "comparison", "training"],
     ["cli", "compare", "control", "degrade", "evaluate", "refit", "report", "restore", "sample", "sweep", "train"],
 ]

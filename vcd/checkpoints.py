@@ -100,16 +100,18 @@ def load(
 ) -> tuple[Diffusion, DictConfig]:
     """The model of a checkpoint with its averaged (or raw) weights, ready to sample, and the config of its run.
 
-    parts: nodes that replace parts of the model, such as {"prior": ...}; they may refer to the run's config. trust: your
+    parts: nodes and values that replace parts of the model, such as {"prior": ..., "guess.weight": 2}; they may refer to the run's config. trust: your
     own modules that the checkpoint may name: without, it is made of parts of vcd alone, whoever wrote it.
     """
     checkpoint, parts = read(path), parts or {}
-    named = stored.targets({name: OmegaConf.to_container(OmegaConf.create(node)) for name, node in parts.items()})
+    named = stored.targets(OmegaConf.to_container(OmegaConf.create(dict(parts))))
     reader = stored.Reader(f"ckpt={path}", [*([trust] if isinstance(trust, str) else trust), *named])
     try:
         cfg = stored.literal(checkpoint[CONFIG])
+        if "guess.weight" in parts and not cfg.model.get("guess"):
+            raise UserError(f"ckpt={path} refines no first guess: leave out guidance")
         for name, node in parts.items():
-            cfg.model[name] = node
+            OmegaConf.update(cfg.model, name, node, merge=False, force_add=True)
         config = OmegaConf.to_container(cfg, resolve=True)
         model = _planned(config, reader)()
     except UserError:
@@ -178,6 +180,15 @@ def store_prior(path: str | Path, out: str | Path, model: Diffusion, config: dic
             checkpoint[weights] = own | fitted
     checkpoint[CONFIG] = config
     AtomicCheckpointIO().save_checkpoint(checkpoint, out)
+
+
+def digest(checkpoint: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits of the averaged weights."""
+    found = hashlib.sha256()
+    for name, value in sorted(checkpoint["state_dict"].items()):
+        found.update(name.encode())
+        found.update(value.cpu().contiguous().view(-1).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def device_of(name: str) -> str:

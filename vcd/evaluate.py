@@ -119,7 +119,8 @@ def place(ckpt: Path | None) -> Path:
 
 
 def _parts(cfg: DictConfig) -> dict[str, Any]:
-    return {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
+    parts: dict[str, Any] = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
+    return parts if cfg.guidance is None else {**parts, "guess.weight": cfg.guidance}
 
 
 def reference(cfg: DictConfig, run: DictConfig | None) -> "ImageData":

@@ -1,6 +1,7 @@
 """Where diffusion happens: the one place that knows uint8, [-1, 1], black and clipping."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import final
 
 from jaxtyping import Float, UInt8
@@ -32,6 +33,9 @@ class Space(nn.Module, ABC):
         super().__init__()
         self.zero = zero
         self.shape = None if size is None or channels is None else (channels, size, size)
+
+    def fit(self, images: Iterable[UInt8[Tensor, "n c h w"]]) -> None:
+        """Learn from the training images, given once in batches, before anything else is trained."""
 
     @abstractmethod
     def encode(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:

@@ -14,12 +14,12 @@ from torch.distributions import Normal
 
 from vcd import bounds
 from vcd.annealing import kl_weight
-from vcd.batch import Degraded
+from vcd.batch import UNCONDITIONAL, Degraded
 from vcd.bounds import Bound, Quantity
 from vcd.levels import Levels
 from vcd.models.base import Batches, Diffusion, Losses
 from vcd.monitoring import ActiveUnits
-from vcd.networks.encoder import Encoder
+from vcd.networks.encoder import Posterior
 from vcd.priors import Encoded, Prior
 from vcd.randomness import PerImage
 from vcd.samplers import Latents
@@ -36,7 +36,7 @@ class Variational(Diffusion, ABC):
 
     has_latents = True
 
-    def __init__(self, *, encoder: Encoder, prior: Prior, beta: float, annealing: int, **parts: Any):
+    def __init__(self, *, encoder: Posterior, prior: Prior, beta: float, annealing: int, **parts: Any):
         super().__init__(**parts)  # the parts every Diffusion has, by name: an unknown one is a TypeError there
         self.encoder, self.prior, self.beta, self.annealing = encoder, prior, beta, annealing
         self.active_units = ActiveUnits(T=self.degradation.T, latent=encoder.latent)
@@ -58,6 +58,7 @@ class Variational(Diffusion, ABC):
         """
         D, T = self.degradation, self.degradation.T
         eps = D.draw(x0, randomness)
+        level = level or (None if self.guess is None else self.guess.level)
         x_T = D(x0, torch.full((len(x0),), level or T, device=x0.device), eps)
         spread = temperature * randomness.normal(T, self.prior.latent).transpose(0, 1)
         z, mean = torch.zeros_like(spread).contiguous(), torch.zeros_like(spread)
@@ -70,8 +71,12 @@ class Variational(Diffusion, ABC):
             z[i], mean[i], kl[i] = q.mean + q.stddev * spread[i], q.mean, self.prior.kl(q, v, t)
             return z[i]
 
-        self.sampler(self, x_T, noise.take(), latents=look, level=level, keep=2)
-        return Encoded(x_T, z, mean, kl, noise)
+        code, told = None, UNCONDITIONAL
+        if self.guess is not None:
+            code = self.guess.encode(x0, self.space, randomness.apart())
+            told = self.guess.condition(code, self.space)
+        self.walk(x_T, noise.take(), latents=look, condition=told, level=level, keep=2)
+        return Encoded(x_T, z, mean, kl, noise, code=code)
 
     def fit_prior(self, x0: Batches) -> None:
         """Fit the prior to the latents of training images, along the model's own path."""

@@ -26,7 +26,8 @@ class UNet(nn.Module):
 
     Of the condition it reads what it is built for, and takes nothing given as zero: z by `injection`, a function of the
     widths that makes one; the label of one of `classes`, embedded and added to the levels; an image of `context`
-    channels, concatenated to x_t.
+    channels, concatenated to x_t. shift: the image is added to x_t as well, for a state that is centred at it (form 2 of
+    DiffuseVAE, Pandey et al. 2022, arXiv:2201.00308).
 
     fourier: the exponents n of features sin, cos(2 pi 2^n x_t), concatenated to x_t; residual: x_t is added to the
     output, for networks that predict noise (both: Kingma et al. 2021, arXiv:2107.00630, appendix B and C).
@@ -35,7 +36,7 @@ class UNet(nn.Module):
     def __init__(
         self, *, size: int, channels: int, T: int, dim: int, mults: Sequence[int | float], attention: Sequence[int],
         blocks: int, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
-        injection: Callable[[Widths], Injection] | None = None, classes: int | None = None, context: int = 0,
+        injection: Callable[[Widths], Injection] | None = None, classes: int | None = None, context: int = 0, shift: bool = False,
         fourier: Sequence[int] = (), residual: bool = False,
     ):  # fmt: skip
         super().__init__()
@@ -45,7 +46,9 @@ class UNet(nn.Module):
                 f"network.unet.attention={list(attention)}: there is no resolution {odd[0]}; 0 to {len(mults) - 1} exist"
             )
         self.size, self.channels, self.context, self.patch, self.classes = size, channels, context, patch, classes
-        self.fourier, self.residual = list(fourier), residual
+        self.fourier, self.residual, self.shift = list(fourier), residual, shift
+        if shift and context != channels:
+            raise UserError(f"network.unet.shift=true adds the image to x_t: network.unet.context={context} must be {channels}")
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
@@ -103,7 +106,8 @@ class UNet(nn.Module):
             emb = emb + self.label_embedding(condition.label)
         if inject is not None:
             emb = inject.embed(emb, z)
-        h, skips = self._read(x_t, condition.image), []
+        image = condition.image
+        h, skips = self._read(x_t + image if self.shift and image is not None else x_t, image), []
         for i, layer in enumerate(self.down.layers):
             h = layer(h, emb) if isinstance(layer, Stage) else layer(h)
             if inject is not None:

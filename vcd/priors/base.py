@@ -19,7 +19,8 @@ class Encoded:
 
     z are the latents that the path was walked with, mean those of their posteriors, kl the KL to the prior in nats;
     noise is what the walk added to its states. Levels that the sampler does not visit hold zeros. image: numbers that
-    tell the images apart, where one may come more than once; None: all of them differ.
+    tell the images apart, where one may come more than once; None: all of them differ. code: of the first guess that was
+    refined, if one was.
     """
 
     x_T: Float[Tensor, "n c h w"]
@@ -28,6 +29,7 @@ class Encoded:
     kl: Float[Tensor, "T n"]
     noise: PerImage
     image: Int64[Tensor, " n"] | None = None
+    code: Float[Tensor, "n d2"] | None = None
 
 
 class Prior(nn.Module, ABC):

@@ -56,6 +56,7 @@ def restored(
     """x0 degraded to `level` and brought back, by every way the model has."""
     D, t = model.degradation, torch.full((len(x0),), level, device=x0.device)
     x_t, ways = D(x0, t, D.draw(x0, randomness)), {}
+    model.check_alone()
     latents = model.latents(randomness)
     ways["prior" if model.has_latents else "sequential"] = model.sampler(
         model, x_t, randomness.take(), latents=latents, level=level, keep=2
