@@ -42,7 +42,10 @@ def measure(ckpt: Path, ways: dict[str, list[str]]) -> dict[str, float]:
             command("evaluate", f"ckpt={ckpt}", f"n={N}", "metrics=distribution", f"out={out}", *arguments)
         numbers = json.loads(out.read_text())["metrics"][f"fcd_{N}_heldout"]
         found[way] = numbers["value"]
-        print(f"{ckpt.parent.name:20} {way:>4}: fcd {numbers['value']:8.3f} (real data {numbers['floor']:.3f})", flush=True)
+        print(
+            f"{ckpt.parent.name:20} {way:>4}: fcd {numbers['value']:8.3f} (real data {numbers['floor']:.3f})",
+            flush=True,
+        )
     return found
 
 

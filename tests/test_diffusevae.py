@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import TINY, scramble
+from conftest import SHORT, TINY, scramble
 from omegaconf import OmegaConf
 
 from vcd import __version__, checkpoints, stages, steering
@@ -36,7 +36,10 @@ def refiner(compose, tmp_path):
     save(composed(compose, VAE), tmp_path / "stage1.ckpt")
 
     def make(*overrides: str, filled: bool = True, seed: int = 2):
-        cfg = composed(compose, [*TINY, "model=diffusevae", "T=8", "sampler.steps=null", *overrides, f"stage1={tmp_path / 'stage1.ckpt'}"])
+        cfg = composed(
+            compose,
+            [*TINY, "model=diffusevae", "T=8", "sampler.steps=null", *overrides, f"stage1={tmp_path / 'stage1.ckpt'}"],
+        )
         stages.ready(cfg)
         model = scramble(checkpoints.build(cfg), 0.1, seed)
         if filled:
@@ -100,7 +103,9 @@ def test_form_2_is_form_1_with_other_first_weights(refiner):
 def test_a_network_that_does_not_read_the_guess_is_plain_ddpm(compose, refiner):
     """Bit for bit, in its losses and in its samples."""
     told = refiner()
-    plain = checkpoints.build(composed(compose, [*TINY, "model=ddpm", "T=8", "sampler.steps=null", "network.unet.context=1"])).eval()
+    plain = checkpoints.build(
+        composed(compose, [*TINY, "model=ddpm", "T=8", "sampler.steps=null", "network.unet.context=1"])
+    ).eval()
     plain.network.load_state_dict(told.network.state_dict())
     for model in (told, plain):
         with torch.no_grad():
@@ -232,3 +237,30 @@ def test_stage_1_that_is_none_is_refused(compose, tmp_path):
         checkpoints.build(cfg)
     with pytest.raises(UserError, match="say whose guess is refined: stage1="):
         stages.ready(composed(compose, [*TINY, "model=diffusevae"]))
+
+
+# --- by command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_both_stages_by_one_command(command, tmp_path):
+    """Stage 1 is trained where it is missing, and found again; the second start has nothing to do."""
+    short = [*SHORT, "experiment=diffusevae_digits", "T=20", "sampler.steps=5", "trainer.max_steps=20"]
+    short = [o for o in short if not o.startswith("prior")]
+    stage1 = "stage1=[experiment=vae_digits,network.unet.dim=8,network.encoder.latent=4,trainer.max_steps=20,prior.images=300]"
+    first = command("train", *short, stage1, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert len(runs) == 2 and "stage 1 first: python -m vcd.train" in first.stdout + first.stderr
+    again = command("train", *short, stage1, cwd=tmp_path)
+    assert again.returncode == 0 and "nothing to do" in again.stdout + again.stderr
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == runs
+    last = first.stdout.splitlines()[-1].split(maxsplit=1)[1]
+    for task in ("guess_vary", "guess_interpolate", "guess_temperature", "guess_corrupt"):
+        steered = command(
+            "control", f"task={task}", f"ckpt={last}", "n=2", "variations=2", "weights=3", "out=c", cwd=tmp_path
+        )
+        assert steered.returncode == 0 and (tmp_path / "c" / f"{task}.png").exists(), steered.stderr
+    sampled = command("sample", f"ckpt={last}", "n=4", "guidance=1", "out=s", cwd=tmp_path)
+    assert sampled.returncode == 0, sampled.stderr

@@ -47,6 +47,8 @@ def main(cfg: DictConfig) -> None:
         check_writable(out, "out")
     loaded = (cfg.ckpt, device, cfg.raw, _parts(cfg), listed(cfg.trust))
     model, run = (None, None) if cfg.ckpt is None else checkpoints.load(*loaded)
+    if model is not None and model.space.lossy and any(f.needs_features for f in families):
+        families.append(family.find("autoencoder"))  # the floor of the others
     data = Once(reference(cfg, run))
     asking = [f.name for f in families if f.needs_a_model]
     if not cfg.prefetch and model is None and (cfg.images is None or asking):

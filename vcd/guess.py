@@ -14,6 +14,7 @@ from vcd.errors import UserError
 from vcd.levels import Levels, per_image
 from vcd.randomness import PerImage
 from vcd.restorer import Restorer
+from vcd.schedules import Number
 from vcd.spaces import Space
 
 Code = Float[Tensor, "n d"]
@@ -27,9 +28,7 @@ class Guess(nn.Module, ABC):
     level: where the refinement begins, at D(xhat, level); None: at x_T, as if there were no guess.
     """
 
-    def __init__(
-        self, *, drop: float = 0.0, weight: float = 0.0, level: int | None = None, tells_z: bool = False
-    ):
+    def __init__(self, *, drop: Number = 0.0, weight: Number = 0.0, level: int | None = None, tells_z: bool = False):
         super().__init__()
         if not 0.0 <= drop <= 1.0:
             raise UserError(f"guess.drop={drop} is a share of the images: it must lie between 0 and 1")
@@ -63,7 +62,8 @@ class Guess(nn.Module, ABC):
         image, z = told.image, told.z
         if self.training and self.drop:
             kept = per_image(torch.rand(len(batch.x0), device=batch.x0.device) >= self.drop)
-            image, z = image * kept, None if z is None else z * kept.flatten(1)
+            image = None if image is None else image * kept
+            z = None if z is None else z * kept.flatten(1)
         return replace(batch, image=image, z=z)
 
 

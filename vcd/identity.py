@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def name(*, _root_: DictConfig) -> str:
     return "-".join([*names, of(_root_)])
 
 
-def latents(maps: int, size: int, mults: list[float]) -> int:
+def latents(maps: int, size: int, mults: Sequence[int | float]) -> int:
     """`${latents:maps,size,mults}`: how many numbers a convolutional latent has."""
     return maps * (size // 2 ** (len(mults) - 1)) ** 2
 

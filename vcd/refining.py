@@ -81,5 +81,7 @@ def refine(model: Diffusion, draft: Draft, corruption: float = 0.0, batch: int =
 def starts(model: Diffusion, draft: Draft) -> Float[Tensor, "n c h w"]:
     """x_T of the drafts. UserError where it depends on the guess."""
     if guess_of(model).level is not None:
-        raise UserError("this model begins at the degraded guess (guess.level): there is no x_T of its own to interpolate")
+        raise UserError(
+            "this model begins at the degraded guess (guess.level): there is no x_T of its own to interpolate"
+        )
     return model.start.sample(draft.noise.take())

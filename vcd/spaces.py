@@ -26,8 +26,11 @@ class Space(nn.Module, ABC):
     zero: the value that fading ends in and that `start=black` begins with, one number for all channels and positions of x.
     In `Pixels` it is black. A space in which a black image is not one and the same number everywhere, such as a wavelet
     transform, fades to another image: the one that x = zero decodes to.
+    lossy: whether decoding what was encoded may be another image.
     size, channels: of x, from the yaml, where the network, the start and the degradation read them; None: not said.
     """
+
+    lossy = False
 
     def __init__(self, *, zero: float, size: int | None = None, channels: int | None = None):
         super().__init__()

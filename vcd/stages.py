@@ -35,10 +35,14 @@ def ready(cfg: DictConfig) -> None:
             cfg.network.encoder.latent = math.prod(shape)
     if _waits(cfg.get("space")):
         if not cfg.space.ckpt:
-            raise UserError("say which autoencoder makes the latents: space.ckpt=runs/.../last.ckpt, of model=autoencoder")
+            raise UserError(
+                "say which autoencoder makes the latents: space.ckpt=runs/.../last.ckpt, of model=autoencoder"
+            )
         cfg.space.vae, cfg.space.weights, shape = _node(cfg.space.ckpt, "space.ckpt")
         if len(shape) != 3:
-            raise UserError(f"space.ckpt={cfg.space.ckpt}: its latents have no place in the image; take a checkpoint of model=autoencoder")
+            raise UserError(
+                f"space.ckpt={cfg.space.ckpt}: its latents have no place in the image; take a checkpoint of model=autoencoder"
+            )
         cfg.space.channels, cfg.space.size = shape[:2]
 
 
@@ -67,7 +71,9 @@ def _node(path: str, key: str) -> tuple[DictConfig, str, tuple[int, ...]]:
     config = checkpoint[checkpoints.CONFIG]
     node = {name: value for name, value in config["model"].items() if name not in ("optimizer", "scheduler")}
     node |= {"degradation": config["degradation"], "space": config.get("space")}
-    model = stored.Reader(f"{key}={path}").make(node, Variational, "model")  # it may come from anybody: all is checked first
+    model = stored.Reader(f"{key}={path}").make(
+        node, Variational, "model"
+    )  # it may come from anybody: all is checked first
     return stored.literal(node), checkpoints.digest(checkpoint), model.encoder.shape
 
 

@@ -5,8 +5,8 @@ import signal
 
 from omegaconf import DictConfig
 
-from vcd.cli import entry, explain
 from vcd import stages
+from vcd.cli import entry, explain
 from vcd.identity import register_resolvers
 from vcd.runs import RunFolder
 from vcd.signals import Listener, told

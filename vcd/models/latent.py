@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vcd.models.stage1 import Frozen
 from vcd.models.variational import Variational
+from vcd.schedules import Number
 from vcd.spaces import Space
 
 
@@ -20,11 +21,19 @@ class Latent(Space):
     fingerprint, by which runs are told apart. ckpt: where they come from, for whoever fills them in.
     """
 
+    lossy = True
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, *, vae: Variational, zero: float, size: int, channels: int, weights: str = "", ckpt: str | None = None
+        self,
+        *,
+        vae: Variational | None,
+        zero: Number,
+        size: int,
+        channels: int,
+        weights: str = "",
+        ckpt: str | None = None,
     ):
         super().__init__(zero=zero, size=size, channels=channels)
         self.frozen, self.weights = Frozen(vae), weights
@@ -32,7 +41,11 @@ class Latent(Space):
         self.register_buffer("std", torch.ones(channels, 1, 1))
 
     def fit(self, images: Iterable[UInt8[Tensor, "n c h w"]]) -> None:
-        count, first, second = 0, torch.zeros_like(self.mean, dtype=torch.float64), torch.zeros_like(self.std, dtype=torch.float64)
+        count, first, second = (
+            0,
+            torch.zeros_like(self.mean, dtype=torch.float64),
+            torch.zeros_like(self.std, dtype=torch.float64),
+        )
         for batch in images:
             z = self._latents(batch).double()
             count += z[:, 0].numel()

@@ -21,8 +21,11 @@ class Frozen(nn.Module):
     Images go in and out as bytes, so that any space can talk to it.
     """
 
-    def __init__(self, vae: Variational):
+    def __init__(self, vae: Variational | None):
         super().__init__()
+        if vae is None:
+            raise UserError("guess=vae and space=autoencoder hold a trained model: python -m vcd.train puts it there, from "
+                            "stage1=... or space.ckpt=...")  # fmt: skip
         if vae.degradation.T != 1:
             raise UserError(
                 f"stage 1 has one level, and this one has T={vae.degradation.T}: take a checkpoint of experiment=vae_... "
@@ -73,7 +76,7 @@ class VAE(Guess):
     The other arguments are those of `Guess`.
     """
 
-    def __init__(self, *, vae: Variational, weights: str = "", **settings: Any):
+    def __init__(self, *, vae: Variational | None, weights: str = "", **settings: Any):
         super().__init__(**settings)
         self.weights = weights
         self.frozen = Frozen(vae)

@@ -54,9 +54,7 @@ class Encoder(Posterior):
                 c = int(dim * mult)
         self.body = nn.Sequential(*layers, group_norm(c), nn.SiLU(), nn.Conv2d(c, 2 * maps, 3, padding=1))
 
-    def forward(
-        self, x_t: Float[Tensor, "b c h w"], x_s: Float[Tensor, "b c h w"], t: Levels, s: Levels
-    ) -> Normal:
+    def forward(self, x_t: Float[Tensor, "b c h w"], x_s: Float[Tensor, "b c h w"], t: Levels, s: Levels) -> Normal:
         mean, log_variance = self.body(x_s).float().chunk(2, dim=1)
         std = torch.exp(log_variance.clamp(-30, 20) / 2)
         return Normal(mean.flatten(1), std.flatten(1), validate_args=False)
@@ -66,9 +64,7 @@ class Encoder(Posterior):
 class Decoder(nn.Module):
     """(x_1, t, s, condition) -> x_0 (B,C,H,W), from the z of the condition alone."""
 
-    def __init__(
-        self, *, size: int, channels: int, dim: int, mults: Sequence[int | float], blocks: int, maps: int
-    ):
+    def __init__(self, *, size: int, channels: int, dim: int, mults: Sequence[int | float], blocks: int, maps: int):
         super().__init__()
         side = coarsest(size, mults)
         self.shape = (maps, side, side)
@@ -104,5 +100,7 @@ def coarsest(size: int, mults: Sequence[int | float]) -> int:
     """Side of the latent; UserError where the image cannot be halved that often."""
     factor = 2 ** (len(mults) - 1)
     if size % factor:
-        raise UserError(f"network.unet.mults={list(mults)} halves the image to 1/{factor}, which does not divide dataset.size={size}")
+        raise UserError(
+            f"network.unet.mults={list(mults)} halves the image to 1/{factor}, which does not divide dataset.size={size}"
+        )
     return size // factor

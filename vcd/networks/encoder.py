@@ -21,9 +21,7 @@ class Posterior(nn.Module, ABC):
         self.latent, self.shape = latent, shape or (latent,)
 
     @abstractmethod
-    def forward(
-        self, x_t: Float[Tensor, "b c h w"], x_s: Float[Tensor, "b c h w"], t: Levels, s: Levels
-    ) -> Normal: ...
+    def forward(self, x_t: Float[Tensor, "b c h w"], x_s: Float[Tensor, "b c h w"], t: Levels, s: Levels) -> Normal: ...
 
 
 @final

@@ -48,7 +48,9 @@ class UNet(nn.Module):
         self.size, self.channels, self.context, self.patch, self.classes = size, channels, context, patch, classes
         self.fourier, self.residual, self.shift = list(fourier), residual, shift
         if shift and context != channels:
-            raise UserError(f"network.unet.shift=true adds the image to x_t: network.unet.context={context} must be {channels}")
+            raise UserError(
+                f"network.unet.shift=true adds the image to x_t: network.unet.context={context} must be {channels}"
+            )
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)

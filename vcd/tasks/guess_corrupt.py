@@ -31,7 +31,14 @@ def run(models: Mapping[str, Diffusion], request: Request, out: Path) -> list[Pa
         for title, x in columns[1:]:
             found = {key: values.mean().item() for key, values in fidelity(shown(model, x), shown(model, x0)).items()}
             rows.append((name, title, *(f"{found[key]:.6g}" for key in ("psnr", "ssim"))))
-            log.info("%s, %s: PSNR %.2f dB, SSIM %.4f, means over %d images", name, title, found["psnr"], found["ssim"], len(x0))
+            log.info(
+                "%s, %s: PSNR %.2f dB, SSIM %.4f, means over %d images",
+                name,
+                title,
+                found["psnr"],
+                found["ssim"],
+                len(x0),
+            )
         blocks.append((name, torch.stack([shown(model, x) for _, x in columns], 1), [title for title, _ in columns]))
     written = table(out / "guess_corrupt.csv", ("model", "corruption", "psnr_db", "ssim"), rows)
     return [figures.sheet(out / "guess_corrupt.png", blocks), written]

@@ -15,7 +15,9 @@ from vcd.request import Request, shown
 
 def run(models: Mapping[str, Diffusion], request: Request, out: Path) -> list[Path]:
     if request.images is None or request.sources is None:
-        raise UserError("task=guess_edit: give images with the attribute, images=FOLDER, and others without it, sources=FOLDER")
+        raise UserError(
+            "task=guess_edit: give images with the attribute, images=FOLDER, and others without it, sources=FOLDER"
+        )
     weights, blocks = torch.linspace(-2, 2, request.weights).tolist(), []
     for name, model in models.items():
         draft = refining.draw(model, PerImage(request.seed, range(request.n), model.device))

@@ -28,9 +28,9 @@ def run(models: Mapping[str, Diffusion], request: Request, out: Path) -> list[Pa
             blocks.append((f"{name}, {title}", torch.stack([shown(model, x) for x in columns], 1)))
         if model.guess is not None and model.guess.level is None:
             ends = [refining.starts(model, draft) for draft in (a, b)]
-            flat = [x.flatten(1) for x in ends]
+            x_a, x_b = (x.flatten(1) for x in ends)
             columns = [
-                refining.refine(model, replace(a, x_T=slerp(*flat, w).reshape(ends[0].shape))) for w in weights
+                refining.refine(model, replace(a, x_T=slerp(x_a, x_b, w).reshape(ends[0].shape))) for w in weights
             ]
             blocks.append((f"{name}, x_T", torch.stack([shown(model, x) for x in columns], 1)))
     return [figures.sheet(out / "guess_interpolate.png", blocks, [f"{w:.2g}" for w in weights])]
