@@ -38,6 +38,7 @@ NEEDS = {
         for name in ("ddim", "ancestral", "dpm", "euler", "heun", "langevin", "pc", "reverse_sde")
     },
     ("sampler", "momentum"): ["model=ddpm", "schedule=ve"],
+    ("guess", "vae_z"): ["model=ddpm"],
     **{("sampler", name): ["prediction=x0"] for name in ("cold", "naive", "one_shot")},
 }
 
