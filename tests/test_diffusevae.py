@@ -248,7 +248,14 @@ def test_both_stages_by_one_command(command, tmp_path):
     """Stage 1 is trained where it is missing, and found again; the second start has nothing to do."""
     short = [*SHORT, "experiment=diffusevae_digits", "T=20", "sampler.steps=5", "trainer.max_steps=20"]
     short = [o for o in short if not o.startswith("prior")]
-    stage1 = "stage1=[experiment=vae_digits,network.unet.dim=8,network.encoder.latent=4,trainer.max_steps=20,prior.images=300]"
+    small = [
+        "experiment=vae_digits",
+        "network.unet.dim=8",
+        "network.encoder.latent=4",
+        "trainer.max_steps=20",
+        "prior.images=300",
+    ]
+    stage1 = "stage1=[" + ",".join(f"'{o}'" for o in small) + "]"
     first = command("train", *short, stage1, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     runs = sorted(path.name for path in (tmp_path / "runs").iterdir())

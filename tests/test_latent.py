@@ -1,8 +1,11 @@
 """Diffusion in the latents of an autoencoder: standardised, stored with the model, decoded wherever images are needed."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import SHORT, TINY
 from omegaconf import OmegaConf
 from sklearn.decomposition import PCA
 from test_diffusevae import composed, numbers, save
@@ -147,3 +150,25 @@ def test_a_linear_autoencoder_is_pca():
     found = model.network.layer.weight.detach()
     inside = torch.as_tensor(pca.components_.T)
     torch.testing.assert_close(inside @ inside.T @ found, found, rtol=0, atol=2e-2)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_latents_by_command(command, tmp_path):
+    """Autoencoder, warm diffusion in its latents, metrics with their floor, control and samples in pixels."""
+    short = [o for o in SHORT if not o.startswith(("T=", "prior", "network"))]
+
+    def run(verb, *arguments):
+        done = command(verb, *arguments, cwd=tmp_path, VCD_DATA=str(tmp_path / "data"))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1].split(maxsplit=1)[-1]
+
+    ae = run("train", *short, "model=autoencoder", "network.unet.dim=8", "network.unet.mults=[1,2]")
+    last = run("train", *SHORT, "model=vwd", "degradation=black", "space=autoencoder", f"space.ckpt={ae}")
+    (tmp_path / ae).unlink()
+    run("evaluate", f"ckpt={last}", "n=20", "metrics=[distribution]", "extractor.steps=5", "out=m.json")
+    found = json.loads((tmp_path / "m.json").read_text())["metrics"]
+    assert {"psnr_reconstructed", "fcd_20_reconstructed", "fcd_20_reconstructed_heldout", "fcd_20"} <= found.keys()
+    run("control", "task=exchange", f"ckpt={last}", "n=2", "out=c")
+    run("sample", f"ckpt={last}", "n=3", "out=s")
+    assert np.load(tmp_path / "s" / "samples.npy").shape == (3, 8, 8, 1)

@@ -28,7 +28,7 @@ def ready(cfg: DictConfig) -> None:
     if _waits(cfg.get("guess")):
         if not cfg.stage1:
             raise UserError("say whose guess is refined: stage1=runs/.../last.ckpt, of experiment=vae_..., or how to train it: "
-                            "'stage1=[experiment=vae_mnist]'")  # fmt: skip
+                            "'stage1=[\"experiment=vae_mnist\"]'")  # fmt: skip
         cfg.stage1 = str(_trained(cfg) if isinstance(cfg.stage1, ListConfig) else cfg.stage1)
         cfg.guess.vae, cfg.guess.weights, shape = _node(cfg.stage1, "stage1")
         if cfg.guess.tells_z:
