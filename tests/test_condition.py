@@ -27,7 +27,7 @@ def numbered(n: int = 5) -> Degraded:
     """Every field says which row it is of."""
     rows = torch.arange(n)
     x = rows[:, None, None, None].float().expand(-1, 1, 2, 2)
-    return Degraded(x, rows + 10, rows, x + 1, x + 2, x + 3, rows + 100)
+    return Degraded(x, rows + 10, rows, x + 1, x + 2, x + 3, rows + 100, x[:, 0, 0] + 4, x + 5)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_what_is_not_there_stays_away():
 def test_a_latent_joins_the_rest_of_the_condition():
     z, batch = torch.randn(5, 3), numbered()
     condition = batch.condition
-    assert torch.equal(condition.label, batch.label) and condition.z is None
+    assert torch.equal(condition.label, batch.label) and condition.z is batch.z and condition.image is batch.image
     with_z = condition.given(z)
-    assert with_z.z is z and with_z.label is condition.label and condition.z is None
+    assert with_z.z is z and with_z.label is condition.label and condition.z is batch.z
     assert with_z.given(None).z is None
 
 

@@ -54,6 +54,8 @@ class Degraded:
     eps: Float[Tensor, "b c2 h2 w2"] | None  # None where the degradation is deterministic
     label: Int64[Tensor, " b"]
     weight: Float[Tensor, " b"] | None = None
+    z: Float[Tensor, "b d"] | None = None  # of a first guess, where the network is told of it
+    image: Float[Tensor, "b c3 h3 w3"] | None = None  # the first guess
 
     def mean(self, values: Float[Tensor, " b"]) -> Float[Tensor, ""]:
         """The objective: the mean of these values over the images, as much as each of them counts."""
@@ -61,8 +63,8 @@ class Degraded:
 
     @property
     def condition(self) -> Condition:
-        """What the network is told of these images, but for the latent."""
-        return Condition(label=self.label)
+        """What the network is told of these images, but for the latent of the step."""
+        return Condition(self.z, self.label, self.image)
 
     def take(self, rows: Rows) -> "Degraded":
         """These images, all fields alike; rows may repeat."""

@@ -118,15 +118,18 @@ class Checkpoint:
     ) -> tuple[Diffusion, DictConfig]:
         """The model with its averaged (or raw) weights, ready to sample, and the config that it is made of.
 
-        parts: nodes that replace parts of the model, such as {"prior": ...}; they may refer to the run's config.
+        parts: nodes and values that replace parts of the model, such as {"prior": ..., "guess.weight": 2}; they may
+        refer to the run's config.
         """
         parts = parts or {}
-        named = stored.targets({name: OmegaConf.to_container(OmegaConf.create(node)) for name, node in parts.items()})
+        named = stored.targets(OmegaConf.to_container(OmegaConf.create(dict(parts))))
         reader = stored.Reader(f"ckpt={self.path}", [*self.trust, *named])
         try:
             cfg = self.config
+            if "guess.weight" in parts and not cfg.model.get("guess"):
+                raise UserError(f"ckpt={self.path} refines no first guess: leave out guidance")
             for name, node in parts.items():
-                cfg.model[name] = node
+                OmegaConf.update(cfg.model, name, node, merge=False, force_add=True)
             model = _planned(OmegaConf.to_container(cfg, resolve=True), reader)()
         except UserError:
             raise
@@ -208,6 +211,15 @@ def store_prior(path: str | Path, out: str | Path, model: Diffusion, config: dic
             checkpoint[weights] = own | fitted
     checkpoint[CONFIG] = config
     AtomicCheckpointIO().save_checkpoint(checkpoint, out)
+
+
+def digest(checkpoint: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits of the averaged weights."""
+    found = hashlib.sha256()
+    for name, value in sorted(checkpoint["state_dict"].items()):
+        found.update(name.encode())
+        found.update(value.cpu().contiguous().view(-1).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def device_of(name: str) -> str:

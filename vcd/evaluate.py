@@ -48,6 +48,8 @@ def main(cfg: DictConfig) -> None:
         check_writable(out, "out")
     checkpoint = None if cfg.ckpt is None else checkpoints.Checkpoint(cfg.ckpt, listed(cfg.trust))
     model = None if checkpoint is None else checkpoint.model(device, raw=cfg.raw, parts=_parts(cfg))[0]
+    if model is not None and model.space.lossy and any(f.needs_features for f in families):
+        families.append(family.find("autoencoder"))  # the floor of the others
     data = Once(reference(cfg, None if checkpoint is None else checkpoint.config))
     asking = [f.name for f in families if f.needs_a_model]
     if not cfg.prefetch and model is None and (cfg.images is None or asking):
@@ -125,7 +127,8 @@ def place(ckpt: Path | None) -> Path:
 
 
 def _parts(cfg: DictConfig) -> dict[str, Any]:
-    return {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
+    parts: dict[str, Any] = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
+    return parts if cfg.guidance is None else {**parts, "guess.weight": cfg.guidance}
 
 
 def reference(cfg: DictConfig, run: DictConfig | None) -> "ImageData":

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ TRAINED = (
 # What may differ between two starts of one run: where things are and how they are watched, not what is computed.
 INCIDENTAL = (
     "hydra", "launcher", "sweep", "runs", "run_dir", "data.root", "data.val_images", "data.val_batch_size",
-    "dataset.source.root", "space.size", "space.channels", "threads", "checkpoint_every", "keep_every", "logger", "callbacks",
+    "dataset.source.root", "space.size", "space.channels", "space.ckpt", "threads", "checkpoint_every", "keep_every", "logger", "callbacks",
     *(f"trainer.{key}" for key in (
         "devices", "num_nodes", "strategy", "accelerator", "enable_progress_bar", "estimate_memory", "compile",
         "log_every_n_steps", "val_check_interval",
@@ -41,6 +41,8 @@ NEUTRAL: dict[str, Any] = {
     "*.sampler.power": 1,
     "model.network.classes": None,
     "model.network.context": 0,
+    "model.network.shift": False,
+    "model.guess": None,
     "model.network.fourier": [],
     "model.network.residual": False,
     "model.network.outputs": 1,
@@ -98,9 +100,15 @@ def name(*, _root_: DictConfig) -> str:
     return "-".join([*names, of(_root_)])
 
 
+def latents(maps: int, size: int, mults: Sequence[int | float]) -> int:
+    """`${latents:maps,size,mults}`: how many numbers a convolutional latent has."""
+    return maps * (size // 2 ** (len(mults) - 1)) ** 2
+
+
 def register_resolvers() -> None:
-    """Make `${identity:}` known; called by entry points before Hydra reads the config."""
+    """Make `${identity:}` and `${latents:}` known; called by entry points before Hydra reads the config."""
     OmegaConf.register_new_resolver("identity", name, replace=True)
+    OmegaConf.register_new_resolver("latents", latents, replace=True)
 
 
 def stored(folder: Path) -> str | None:

@@ -48,7 +48,7 @@ def _kept(model: Diffusion, batch: Degraded, n: int) -> int:
 
     training = model.training
     with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model.train().losses(part)
+        model.train().losses(model.told(part))
     model.train(training)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 

@@ -186,7 +186,7 @@ class Rollout(Perturbation):
         s = teacher.sampler.ask(k, k - 1)
         v = self.noisy(x)
         q = teacher.encode(v, teacher.degradation(walkers.x0, s, walkers.eps), k, s)
-        condition = walkers.condition.given(None if q is None else q.sample())
+        condition = walkers.condition if q is None else walkers.condition.given(q.sample())
         return teacher.sampler.step(teacher, Move(v, k, k - 1, condition, lambda: torch.randn_like(v))).x
 
 

@@ -41,6 +41,12 @@ class PerImage:
         other._drawn = self._drawn
         return other
 
+    def apart(self) -> "PerImage":
+        """Numbers of the same images that these here never come to: for what is drawn beside a walk, and must not move it."""
+        other = self.take()
+        other._drawn += 2**128
+        return other
+
     def normal(self, *shape: int) -> Float[Tensor, "n ..."]:
         """Standard normal (n, *shape)."""
         size = math.prod(shape)

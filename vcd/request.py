@@ -39,11 +39,12 @@ class Request:
         """Of n images."""
         return PerImage(self.seed, range(first, first + n), model.device)
 
-    def given(self, model: Variational, key: str = "images") -> Float[Tensor, "n c h w"]:
+    def given(self, model: Diffusion, key: str = "images") -> Float[Tensor, "n c h w"]:
         """x0 of the user's images, or generated ones."""
         places = getattr(self, key)
         if places is None:
-            return steering.decode(model, self.paths(model, key, self.n), keep=2).x0
+            steered = steering.variational(model)
+            return steering.decode(steered, self.paths(steered, key, self.n), keep=2).x0
         channels, size, _ = model.image_shape
         images = own.read(places, size=size, channels=channels, key=key)
         return model.space.encode(images.to(model.device))
@@ -97,7 +98,7 @@ def columns(model: Variational, paths: Iterable[steering.Path]) -> UInt8[Tensor,
     return torch.stack([shown(model, steering.decode(model, path, keep=2).x0) for path in paths], 1)
 
 
-def shown(model: Variational, x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c2 h2 w2"]:
+def shown(model: Diffusion, x: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c2 h2 w2"]:
     """The images of x, whichever space the model lives in."""
     return model.space.decode(x).cpu()
 

@@ -90,6 +90,7 @@ def restore(
 
     A model with latents takes them from its prior: another `randomness` makes another restoration.
     """
+    model.check_alone()
     sampler = ways(model, eps)[way]
     knowing = model if way == "own" else remembering(model, tellable(x_t, eps))
     latents = model.latents(randomness)

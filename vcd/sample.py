@@ -27,11 +27,14 @@ def main(cfg: DictConfig) -> None:
     if cfg.ckpt is None:
         raise UserError("say which checkpoint to sample from: ckpt=runs/.../last.ckpt")
     parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
+    if cfg.guidance is not None:
+        parts["guess.weight"] = cfg.guidance
     checkpoint = checkpoints.Checkpoint(str(cfg.ckpt), listed(cfg.trust))
     model, _ = checkpoint.model(checkpoints.device_of(cfg.device), raw=cfg.raw, parts=parts)
     if cfg.delta is not None:
         model.sampler.delta = cfg.delta
-    chosen = "".join(f"-{type(getattr(model, part)).__name__.lower()}" for part in parts)
+    chosen = "".join(f"-{type(getattr(model, part)).__name__.lower()}" for part in parts if "." not in part)
+    chosen += "" if cfg.guidance is None else f"-guided{cfg.guidance:g}"
     out = Path(str(cfg.out)) if cfg.out else Path(str(cfg.ckpt)).parent / f"samples-seed{cfg.seed}-n{cfg.n}{chosen}"
     check_writable(out, "out", folder=True)
     if out.exists() and any(out.iterdir()) and not (out / "sample.json").exists():

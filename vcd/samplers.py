@@ -152,7 +152,8 @@ class Sampler(ABC):
             t, s = (torch.full((len(x),), at, device=x.device) for at in (high, low))
             v = self.noisy(x, draw, before)
             z = latents(v, t, s) if callable(latents) else None if latents is None else latents[high - 1]
-            before = self.step(model, Move(v, t, s, condition.given(z), draw, before))
+            told = condition if latents is None else condition.given(z)
+            before = self.step(model, Move(v, t, s, told, draw, before))
             x = before.x
             if i in kept and before.x0hat is not None:
                 estimates.append(before.x0hat)

@@ -1,6 +1,7 @@
 """Where diffusion happens: the one place that knows uint8, [-1, 1], black and clipping."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import final
 
 from jaxtyping import Float, UInt8
@@ -40,13 +41,19 @@ class Space(nn.Module, ABC):
     zero: the value that fading ends in and that `start=black` begins with, one number for all channels and positions of x.
     In `Pixels` it is black. A space in which a black image is not one and the same number everywhere, such as a wavelet
     transform, fades to another image: the one that x = zero decodes to.
+    lossy: whether decoding what was encoded may be another image.
     size, channels: of x, from the yaml, where the network, the start and the degradation read them; None: not said.
     """
+
+    lossy = False
 
     def __init__(self, *, zero: float, size: int | None = None, channels: int | None = None):
         super().__init__()
         self.zero = zero
         self.shape = None if size is None or channels is None else (channels, size, size)
+
+    def fit(self, images: Iterable[UInt8[Tensor, "n c h w"]]) -> None:
+        """Learn from the training images, given once in batches, before anything else is trained."""
 
     @abstractmethod
     def encode(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:

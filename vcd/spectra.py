@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vcd.models.variational import Variational
+from vcd.spaces import to_float
 from vcd.steering import Path, decode, encode, exchange, levels_of
 
 
@@ -61,13 +62,20 @@ class Bands:
         return centroid(self.energy)
 
 
+def seen(model: Variational, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+    """x; or, where x is no image, the image that it decodes to, in [-1, 1]: frequencies are those of images."""
+    return x if model.image_shape == tuple(x.shape[1:]) else to_float(model.space.decode(x))
+
+
 def measure(model: Variational, target: Path, source: Path) -> Bands:
     """Of the images of `target`, exchanging with those of `source`."""
     levels = levels_of(model)
     trajectory = decode(model, target)
-    steps = (trajectory.states[:-1] - trajectory.states[1:]).flip(0)  # T first
+    states = torch.stack([seen(model, x) for x in trajectory.states])
+    steps = (states[:-1] - states[1:]).flip(0)  # T first
     _, kl = encode(model, trajectory.x0, target.noise.take())
-    changes = [decode(model, exchange(target, source, [t]), keep=2).x0 - trajectory.x0 for t in levels]
+    exchanged = [decode(model, exchange(target, source, [t]), keep=2).x0 for t in levels]
+    changes = [seen(model, x0) - states[0] for x0 in exchanged]
     return Bands(
         levels=levels,
         power=power(steps).mean(1).cpu(),

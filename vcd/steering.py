@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vcd.batch import UNCONDITIONAL
 from vcd.errors import UserError
 from vcd.models.base import Diffusion
 from vcd.models.variational import Variational
@@ -22,11 +23,13 @@ from vcd.spaces import finite
 
 @dataclass(frozen=True)
 class Path:
-    """All that decides n images: x_T, z (z_t at index t - 1), and the noise of sampling, which replays."""
+    """All that decides n images: x_T, z (z_t at index t - 1), and the noise of sampling, which replays; where the model
+    refines a first guess, also the guess's code."""
 
     x_T: Float[Tensor, "n c h w"]
     z: Float[Tensor, "T n d"]
     noise: PerImage
+    code: Float[Tensor, "n d2"] | None = None
 
     def __len__(self) -> int:
         return len(self.x_T)
@@ -34,7 +37,8 @@ class Path:
     def take(self, rows: Sequence[int]) -> "Path":
         """These images' paths; rows may repeat."""
         rows = list(rows)
-        return Path(self.x_T[rows], self.z[:, rows], self.noise.take(rows))
+        code = None if self.code is None else self.code[rows]
+        return Path(self.x_T[rows], self.z[:, rows], self.noise.take(rows), code)
 
 
 def levels_of(model: Diffusion, limit: int | None = None) -> list[int]:
@@ -55,8 +59,12 @@ def variational(model: Diffusion) -> Variational:
 @torch.no_grad()
 def draw(model: Variational, randomness: PerImage, temperature: float = 1.0) -> Path:
     """The paths of unconditional samples; at temperature 1 they decode to those of `model.sample`."""
-    x_T = model.start.sample(randomness)
-    return Path(x_T, model.prior.sample(model.degradation.T, randomness, temperature), randomness.take())
+    if model.guess is None:
+        x_T, code = model.start.sample(randomness), None
+    else:
+        code = model.guess.draw(randomness.apart())
+        x_T, _ = model.begin(model.guess.condition(code, model.space), randomness)
+    return Path(x_T, model.prior.sample(model.degradation.T, randomness, temperature), randomness.take(), code)
 
 
 def encode(
@@ -72,7 +80,7 @@ def encode(
     """
     found = model.encode_path(x0, randomness, temperature=temperature, level=level)
     finite(torch.cat([found.z.flatten(2), found.kl[..., None]], 2).transpose(0, 1), "paths of images")
-    return Path(found.x_T, found.z, found.noise), found.kl
+    return Path(found.x_T, found.z, found.noise, found.code), found.kl
 
 
 @torch.no_grad()
@@ -81,12 +89,15 @@ def decode(
 ) -> Trajectory:
     """The images of the paths, and the states on the way (see `Trajectory`), `batch` images at a time.
 
-    level: where the paths begin; None: T. NotFinite where a state is.
+    level: where the paths begin; None: T, or where the model's first guess says. NotFinite where a state is.
     """
-    parts = []
+    parts, level = [], level or (model.guess.level if model.guess is not None else None)
     for first in range(0, len(path), batch):
         part = path.take(range(first, min(first + batch, len(path))))
-        parts.append(model.sampler(model, part.x_T, part.noise, latents=part.z, level=level, keep=keep))
+        told = UNCONDITIONAL
+        if model.guess is not None and part.code is not None:
+            told = model.guess.condition(part.code, model.space)
+        parts.append(model.walk(part.x_T, part.noise, latents=part.z, condition=told, level=level, keep=keep))
         finite(parts[-1].states.transpose(0, 1), "images")
     return Trajectory(parts[0].levels, torch.cat([p.states for p in parts], 1))
 

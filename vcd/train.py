@@ -5,6 +5,7 @@ import signal
 
 from omegaconf import DictConfig
 
+from vcd import stages
 from vcd.cli import entry, explain
 from vcd.identity import register_resolvers
 from vcd.runs import RunFolder
@@ -20,6 +21,7 @@ def main(cfg: DictConfig) -> float | None:
 
     Returns the last validation loss, for hydra/sweeper=optuna.
     """
+    stages.ready(cfg)
     run = RunFolder(cfg).open()
     if run.finished:
         log.info("this run is finished, there is nothing to do; another seed or another key makes another run")

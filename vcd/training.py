@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import Tensor
 from tqdm import tqdm
 
-from vcd import checkpoints, curves, hardware, memory, schema, seeds
+from vcd import checkpoints, curves, hardware, memory, schema, seeds, stages
 from vcd.callbacks.checkpoint import Checkpoint, LastStep
 from vcd.callbacks.heartbeat import Heartbeat
 from vcd.callbacks.pictures import Pictures
@@ -45,6 +45,8 @@ def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
     metrics = CSVMetrics(path=run.path / "metrics.csv")
     begun = resume(cfg, run, metrics)
     if begun.step == 0:
+        stages.fill(cfg, model)
+        model.space.fit(data.image_batches())
         model.start.fit(data.train_batches(), model.degradation)
     callbacks = instantiate(cfg.callbacks)
     trackers = [tracker(config=run.config, resumed=begun.step > 0) for tracker in instantiate(cfg.logger).values()]
@@ -112,7 +114,7 @@ def choose_precision(cfg: DictConfig) -> str:
         if device.type == "cpu" and cfg.trainer.get("strategy"):
             chosen, why = "32-true", "several processes, whose trials could differ"
         else:
-            size = cfg.network.unet.size // cfg.network.unet.patch
+            size = cfg.network.unet.size // cfg.network.unet.get("patch", 1)
             chosen, why = hardware.precision(device, width=cfg.network.unet.dim, size=size)
         log.info("precision: %s (%s)", chosen, why)
     return chosen

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as L
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from vcd.batch import Degraded
@@ -74,8 +74,12 @@ class DegradationDataModule(L.LightningDataModule):
 
     def train_batches(self, n: int = 512) -> Iterator[Float[Tensor, "b c h w"]]:
         """All training images once, in a fixed random order, n at a time, not flipped: for what is fitted to them."""
+        yield from map(self.space.encode, self.image_batches(n))
+
+    def image_batches(self, n: int = 512) -> Iterator[UInt8[Tensor, "b c h w"]]:
+        """The same as bytes."""
         for index in np.array_split(permutation(0, 0, len(self.train_images)), math.ceil(len(self.train_images) / n)):
-            yield self.space.encode(self.train_images.batch(index))
+            yield self.train_images.batch(index)
 
     def train_dataloader(self) -> TrainStream:
         rank, world_size = self._ranks()

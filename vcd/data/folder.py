@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import final
@@ -12,8 +13,8 @@ import torch
 from vcd.data.base import ImageData, Images, Split
 from vcd.data.cache import Record, build_cache, open_cache
 from vcd.data.decode import VERSION
-from vcd.data.files import File, open_files
-from vcd.data.layout import arrange
+from vcd.data.files import File, Files, open_files
+from vcd.data.layout import Layout, arrange
 from vcd.errors import UserError
 
 SHOWN = 20  # names in an error message
@@ -26,7 +27,7 @@ class Folder(ImageData):
 
     train/ and val/ (or test/) are the splits if both are there. Otherwise a fixed pseudo-random `val_fraction` of
     the files, chosen by their relative paths, is kept for validation; None refuses folders without splits.
-    Broken files raise one UserError that names them all; with `skip_broken` they are left out, with one warning.
+    layout: another rule for splits and classes. Broken files raise one UserError that names them all; with `skip_broken` they are left out, with one warning.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Folder(ImageData):
         channels: int,
         val_fraction: float | None = 0.05,
         skip_broken: bool = False,
+        layout: Callable[[Files], Layout] | None = None,
     ) -> None:
         super().__init__(name=name, size=size, channels=channels)
         if not path:
@@ -48,7 +50,7 @@ class Folder(ImageData):
         if val_fraction is not None and not 0 < val_fraction < 1:
             raise UserError(f"dataset.val_fraction={val_fraction} must lie between 0 and 1")
         self.path, self.root = Path(path).expanduser(), Path(root).expanduser()
-        self.val_fraction, self.skip_broken = val_fraction, skip_broken
+        self.val_fraction, self.skip_broken, self.layout = val_fraction, skip_broken, layout
 
     def prepare(self) -> None:
         _ = self._splits
@@ -59,7 +61,8 @@ class Folder(ImageData):
     @cached_property
     def _splits(self) -> dict[Split, Images]:
         files = open_files(self.path)
-        layout = arrange(files.listing(), self.val_fraction, f"dataset.path={self.path}")
+        where = f"dataset.path={self.path}"
+        layout = self.layout(files) if self.layout else arrange(files.listing(), self.val_fraction, where)
         shape = (self.channels, self.size, self.size)
         groups = [[file.path for file in group] for group in layout.groups]
         cache = self.root / "cache" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', self.name)}-{_key(layout.groups, shape)}"

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytorch_lightning as L
@@ -18,11 +18,13 @@ from vcd.batch import UNCONDITIONAL, Condition, Degraded
 from vcd.bounds import Bound
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
+from vcd.guess import Guess, Guided
 from vcd.levels import Levels
 from vcd.monitoring import PerLevel
 from vcd.perturbations import Perturbation, Shown, Teacher
 from vcd.predictions import Prediction
 from vcd.randomness import PerImage
+from vcd.restorer import Restorer
 from vcd.samplers import Latents, Sampler, Trajectory
 from vcd.spaces import Pixels, Space
 from vcd.starts import Start
@@ -42,8 +44,9 @@ class Losses:
 class Diffusion(L.LightningModule, ABC):
     """A degradation and a network that undoes it. Concrete classes say what the objective is and where z comes from.
 
-    start: a `Start`, or a function of the degradation that makes one. optimizer: a function of the parameters; None where
-    nothing is trained. scheduler: a function of the optimiser; None keeps its learning rate.
+    start: a `Start`, or a function of the degradation that makes one. guess: what is refined; None: images are made from
+    x_T alone. optimizer: a function of the parameters; None where nothing is trained. scheduler: a function of the
+    optimiser; None keeps its learning rate.
     """
 
     has_latents = False
@@ -52,7 +55,7 @@ class Diffusion(L.LightningModule, ABC):
     def __init__(
         self, *, degradation: Degradation, prediction: Prediction, perturbation: Perturbation, network: nn.Module,
         start: Start | Callable[[Degradation], Start], sampler: Sampler, space: Space | None = None,
-        optimizer: Callable | None = None, scheduler: Callable | None = None,
+        guess: Guess | None = None, optimizer: Callable | None = None, scheduler: Callable | None = None,
     ):  # fmt: skip
         super().__init__()
         prediction.check(degradation)
@@ -66,7 +69,8 @@ class Diffusion(L.LightningModule, ABC):
         self.degradation, self.prediction, self.perturbation = degradation, prediction, perturbation
         self.network, self.sampler = network, sampler
         self.start = start if isinstance(start, Start) else start(degradation)
-        self.space = Pixels() if space is None else space
+        self.space, self.guess = Pixels() if space is None else space, guess
+        self._check_guess()
         if self.space.shape not in (None, self.start.shape):
             raise UserError(
                 f"space.channels and space.size make x of shape {self.space.shape}, start.channels and start.size "
@@ -98,6 +102,15 @@ class Diffusion(L.LightningModule, ABC):
                 f"ckpt={checkpoint_path} holds a {type(model).__name__}, not a {cls.__name__}: take vcd.load"
             )
         return model
+
+    def _check_guess(self) -> None:
+        if self.guess is None:
+            return
+        level, T = self.guess.level, self.degradation.T
+        if level is not None and not 1 <= level <= T:
+            raise UserError(f"guess.level={level}: refinement begins between 1 and T={T}, or null for x_T")
+        if self.guess.tells_z and self.has_latents:
+            raise UserError("guess.tells_z=true: this model's network reads the z of every step; tell it xhat alone")
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -144,9 +157,42 @@ class Diffusion(L.LightningModule, ABC):
     def sample(
         self, randomness: PerImage, *, condition: Condition = UNCONDITIONAL, keep: int | None = None
     ) -> Trajectory:
-        """Unconditional samples, one for every image of `randomness`; keep: how many states to keep, None for all."""
-        x_T = self.start.sample(randomness)
-        return self.sampler(self, x_T, randomness, latents=self.latents(randomness), condition=condition, keep=keep)
+        """Unconditional samples, one for every image of `randomness`; keep: how many states to keep, None for all.
+
+        With a guess: refinements of guesses that are drawn first, unless `condition` has one.
+        """
+        if self.guess is not None and condition.image is None:
+            told = self.guess.condition(self.guess.draw(randomness.apart()), self.space)
+            condition = replace(told, label=condition.label)
+        x, level = self.begin(condition, randomness)
+        return self.walk(x, randomness, latents=self.latents(randomness), condition=condition, level=level, keep=keep)
+
+    def begin(self, condition: Condition, randomness: PerImage) -> tuple[Float[Tensor, "n c h w"], int | None]:
+        """Where sampling begins: x_T and None; or the degraded guess, and its level."""
+        if self.guess is None or self.guess.level is None or condition.image is None:
+            return self.start.sample(randomness), None
+        D, level = self.degradation, self.guess.level
+        t = torch.full((len(randomness),), level, device=condition.image.device)
+        return D(condition.image, t, D.draw(condition.image, randomness)), level
+
+    @torch.no_grad()
+    def walk(
+        self, x: Float[Tensor, "n c h w"], randomness: PerImage, *, latents: Latents = None,
+        condition: Condition = UNCONDITIONAL, level: int | None = None, keep: int | None = None,
+    ) -> Trajectory:  # fmt: skip
+        """From x at `level` (None: T) to x_0 by the model's sampler, guided where the guess has a weight."""
+        guided: Restorer = Guided(self, self.guess) if self.guess is not None and self.guess.weight else self
+        return self.sampler(guided, x, randomness, latents=latents, condition=condition, level=level, keep=keep)
+
+    def check_alone(self) -> None:
+        """UserError where the model has never been asked without a first guess, and a degraded image has none."""
+        if self.guess is not None and self.guess.drop == 0:
+            raise UserError("this model has only learned to refine a first guess, which a degraded image does not have: "
+                            "train with guess.drop=0.1 to restore without")  # fmt: skip
+
+    def told(self, batch: Degraded) -> Degraded:
+        """The batch with a first guess of its images, where the model refines one."""
+        return batch if self.guess is None else self.guess.tell(batch, self.space)
 
     def fit_prior(self, x0: Batches) -> None:
         """Fit, after training, where latents come from; x0: an endless iterator of batches of training images."""
@@ -177,7 +223,7 @@ class Diffusion(L.LightningModule, ABC):
         return 0 if compat.trainer_of(self) is None else self.global_step
 
     def training_step(self, batch: Degraded, batch_idx: int) -> Tensor:
-        losses = self.losses(batch)
+        losses = self.losses(self.told(batch))
         self.levels.update(losses.terms, batch.t)
         if batch.weight is not None:  # from levels that are drawn by what they cost
             t, loss = (compat.gathered(self, x) for x in (batch.t, losses.terms["loss"].detach()))
@@ -210,7 +256,7 @@ class Diffusion(L.LightningModule, ABC):
     def validation_step(self, batch: Degraded, batch_idx: int) -> None:
         with torch.random.fork_rng():  # comparable from one validation to the next
             torch.manual_seed(batch_idx)
-            self.levels.update(self.losses(batch).terms, batch.t)
+            self.levels.update(self.losses(self.told(batch)).terms, batch.t)
 
     def on_validation_epoch_end(self) -> None:
         self._log_levels("val")

@@ -15,14 +15,14 @@ from torch.distributions import Normal
 
 from vcd import bounds
 from vcd.annealing import kl_weight
-from vcd.batch import Condition, Degraded
+from vcd.batch import UNCONDITIONAL, Condition, Degraded
 from vcd.bounds import Bound, Quantity
 from vcd.degradations.base import Degradation
 from vcd.levels import Levels
 from vcd.models.base import Batches, Diffusion, Losses
 from vcd.models.noisy_path import Restore, noisy_path
 from vcd.monitoring import ActiveUnits
-from vcd.networks.encoder import Encoder
+from vcd.networks.encoder import Encoder, Posterior
 from vcd.networks.injection import Maps
 from vcd.networks.unet import UNet
 from vcd.perturbations import Perturbation
@@ -55,7 +55,7 @@ class Variational(Diffusion, ABC):
     def __init__(
         self, *, degradation: Degradation, start: Start | Callable[[Degradation], Start],
         prediction: Prediction | None = None, perturbation: Perturbation, network: nn.Module | None = None,
-        encoder: Encoder | None = None, prior: Prior | None = None, sampler: Sampler | None = None, beta: float = 0.02,
+        encoder: Posterior | None = None, prior: Prior | None = None, sampler: Sampler | None = None, beta: float = 0.02,
         annealing: int = 0, calibrated: bool = False, free_bits: float = 0.0, **parts: Any,
     ):  # fmt: skip
         start = start if isinstance(start, Start) else start(degradation)
@@ -93,6 +93,7 @@ class Variational(Diffusion, ABC):
         """
         D, T = self.degradation, self.degradation.T
         eps = D.draw(x0, randomness)
+        level = level or (None if self.guess is None else self.guess.level)
         x_T = D(x0, torch.full((len(x0),), level or T, device=x0.device), eps)
         spread = temperature * randomness.normal(T, self.prior.latent).transpose(0, 1)
         z, mean = torch.zeros_like(spread).contiguous(), torch.zeros_like(spread)
@@ -105,8 +106,12 @@ class Variational(Diffusion, ABC):
             z[i], mean[i], kl[i] = q.mean + q.stddev * spread[i], q.mean, self.prior.kl(q, v, t)
             return z[i]
 
-        x_0 = self.sampler(self, x_T, noise.take(), latents=look, level=level, keep=2).x0
-        return Encoded(x_T, z, mean, kl, noise, x_0=x_0)
+        code, told = None, UNCONDITIONAL
+        if self.guess is not None:
+            code = self.guess.encode(x0, self.space, randomness.apart())
+            told = self.guess.condition(code, self.space)
+        x_0 = self.walk(x_T, noise.take(), latents=look, condition=told, level=level, keep=2).x0
+        return Encoded(x_T, z, mean, kl, noise, x_0=x_0, code=code)
 
     def fit_prior(self, x0: Batches) -> None:
         """Fit the prior to the latents of training images, along the model's own path."""

@@ -1,6 +1,8 @@
 """The variational encoder q(z_t | x_t, x_s): the U-Net's way down, narrower, flattened to mean and variance."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -11,7 +13,19 @@ from vcd.levels import Levels
 from vcd.networks.blocks import DownPath, LevelEmbedding, coarsest
 
 
-class Encoder(nn.Module):
+class Posterior(nn.Module, ABC):
+    """q(z | x_t, x_s) over `latent` numbers; shape: what they are seen as, where they have a place in the image."""
+
+    def __init__(self, *, latent: int, shape: tuple[int, ...] | None = None):
+        super().__init__()
+        self.latent, self.shape = latent, shape or (latent,)
+
+    @abstractmethod
+    def forward(self, x_t: Float[Tensor, "b c h w"], x_s: Float[Tensor, "b c h w"], t: Levels, s: Levels) -> Normal: ...
+
+
+@final
+class Encoder(Posterior):
     """(x_t (B,C,H,W), x_s (B,C,H,W), t (B,), s (B,)) -> Normal over (B, latent).
 
     dim: the U-Net's; width: the encoder's share of it. The log-variance is bounded smoothly to [-10, 10]; the Normal is
@@ -23,9 +37,8 @@ class Encoder(nn.Module):
         attention: Sequence[int] = (1,), blocks: int = 1, latent: int = 32, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
         width: float = 0.5,
     ):  # fmt: skip
-        super().__init__()
+        super().__init__(latent=latent)
         side = coarsest(size, mults, patch)
-        self.latent = latent
         dim = int(dim * width)
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)

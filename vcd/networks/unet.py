@@ -26,7 +26,8 @@ class UNet(nn.Module):
 
     Of the condition it reads what it is built for, and takes nothing given as zero: z by `injection`, a function of the
     widths that makes one; the label of one of `classes`, embedded and added to the levels; an image of `context`
-    channels, concatenated to x_t.
+    channels, concatenated to x_t. shift: the image is added to x_t as well, for a state that is centred at it (form 2 of
+    DiffuseVAE, Pandey et al. 2022, arXiv:2201.00308).
 
     fourier: the exponents n of features sin, cos(2 pi 2^n x_t), concatenated to x_t; residual: x_t is added to the
     output, for networks that predict noise (both: Kingma et al. 2021, arXiv:2107.00630, appendix B and C). outputs: how
@@ -37,7 +38,7 @@ class UNet(nn.Module):
         self, *, size: int, channels: int, T: int, dim: int = 16, mults: Sequence[int | float] = (1, 2),
         attention: Sequence[int] = (1,), blocks: int = 1, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
         injection: Callable[[Widths], Injection] | None = None, classes: int | None = None, context: int = 0,
-        fourier: Sequence[int] = (), residual: bool = False, outputs: int = 1,
+        shift: bool = False, fourier: Sequence[int] = (), residual: bool = False, outputs: int = 1,
     ):  # fmt: skip
         super().__init__()
         coarsest(size, mults, patch)
@@ -46,7 +47,11 @@ class UNet(nn.Module):
                 f"network.unet.attention={list(attention)}: there is no resolution {odd[0]}; 0 to {len(mults) - 1} exist"
             )
         self.size, self.channels, self.context, self.patch, self.classes = size, channels, context, patch, classes
-        self.fourier, self.residual, self.outputs = list(fourier), residual, outputs
+        self.fourier, self.residual, self.outputs, self.shift = list(fourier), residual, outputs, shift
+        if shift and context != channels:
+            raise UserError(
+                f"network.unet.shift=true adds the image to x_t: network.unet.context={context} must be {channels}"
+            )
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
@@ -104,7 +109,8 @@ class UNet(nn.Module):
             emb = emb + self.label_embedding(condition.label)
         if inject is not None:
             emb = inject.embed(emb, z)
-        h, skips = self._read(x_t, condition.image), []
+        image = condition.image
+        h, skips = self._read(x_t + image if self.shift and image is not None else x_t, image), []
         for i, layer in enumerate(self.down.layers):
             h = layer(h, emb) if isinstance(layer, Stage) else layer(h)
             if inject is not None:

@@ -20,6 +20,7 @@ class Encoded:
     z are the latents that the path was walked with, mean those of their posteriors, kl the KL to the prior in nats;
     noise is what the walk added to its states. Levels that the sampler does not visit hold zeros. image: numbers that
     tell the images apart, where one may come more than once; None: all of them differ. x_0 is where the walk ends.
+    code: of the first guess that was refined, if one was.
     """
 
     x_T: Float[Tensor, "n c h w"]
@@ -29,6 +30,7 @@ class Encoded:
     noise: PerImage
     image: Int64[Tensor, " n"] | None = None
     x_0: Float[Tensor, "n c h w"] | None = None
+    code: Float[Tensor, "n d2"] | None = None
 
 
 class Prior(nn.Module, ABC):

@@ -32,6 +32,7 @@ class Dataset(TypedDict, total=False):
 
 
 class Space(TypedDict, total=False):
+    ckpt: values.Place | None
     zero: values.Finite
     size: values.Width
     channels: values.Few
@@ -100,6 +101,7 @@ class UNet(TypedDict, total=False):
     size: values.Width
     channels: values.Few
     dim: values.Width
+    maps: values.Few
     mults: values.Multiples
     attention: values.Resolutions
     blocks: values.Few
@@ -109,6 +111,7 @@ class UNet(TypedDict, total=False):
     film: values.Flag
     classes: values.Count | None
     context: values.CountOrZero
+    shift: values.Flag
     fourier: values.Exponents
     residual: values.Flag
     outputs: values.Few
@@ -133,6 +136,13 @@ class Gamma(TypedDict, total=False):
     gamma_0: values.Finite
     gamma_1: values.Finite
     width: values.Width
+
+
+class Guess(TypedDict, total=False):
+    drop: values.Share
+    weight: values.Finite
+    level: values.Levels | None
+    tells_z: values.Flag
 
 
 class Weight(TypedDict, total=False):

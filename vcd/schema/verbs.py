@@ -36,6 +36,8 @@ class Train(Degraded, total=False):
     run_dir: values.Place
     level_sampler: parts.LevelSampler
     weight: parts.Weight | None
+    guess: parts.Guess | None
+    stage1: values.Place | values.Overrides | None
     gamma: parts.Gamma
     prediction: parts.Prediction
     perturbation: parts.Perturbation
@@ -61,6 +63,7 @@ class Sample(Verb, total=False):
     batch_size: values.Count
     out: values.Place | None
     delta: values.NotNegative | None
+    guidance: values.Finite | None
     raw: values.Flag
     png: values.Flag
     rows: values.CountOrZero
@@ -89,6 +92,7 @@ class Evaluate(Verb, total=False):
     images: values.File | None
     metrics: values.Names
     n: values.Count
+    guidance: values.Finite | None
     split: values.Split
     batch_size: values.Count
     processes: values.Few

@@ -13,6 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from vcd import stages
 from vcd.files import write_text
 from vcd.runs import RunFolder, read_status
 from vcd.sweeps import rows
@@ -42,7 +43,9 @@ def prepare(loader: ConfigLoader, config: DictConfig, overrides: Sequence[Sequen
     jobs: list[Job] = []
     seen = {row.folder.resolve(): row.state for row in rows.any_of(Path(config.hydra.sweep.dir))}
     for listed in tqdm(overrides, desc="preparing", unit="run", disable=len(overrides) < 20):
-        run = RunFolder(loader.load_sweep_config(config, list(listed)))
+        composed = loader.load_sweep_config(config, list(listed))
+        stages.ready(composed)  # a run's folder depends on what it builds on
+        run = RunFolder(composed)
         todo = seen.get(run.path) not in ("finished", *rows.UNDER_WAY) and not run.claim().finished
         job = Job(run.path, [*options, *listed, "hydra.mode=RUN"], os.getcwd(), todo)
         if todo:

@@ -13,6 +13,8 @@ def measure(e: Evaluation) -> Result:
     """Bits per dimension of dequantised images, the mean of DRAWS. UserError for a model without an ODE."""
     assert e.model is not None  # NEEDS_A_MODEL
     images = e.test.balanced(e.restored).to(e.model.device)
+    if e.model.guess is not None:
+        raise UserError("metrics=[likelihood]: a model that refines a first guess has a density given the guess alone")
     draws = []
     for i in range(DRAWS):
         indices = range(i * len(images), (i + 1) * len(images))

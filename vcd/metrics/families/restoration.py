@@ -80,6 +80,7 @@ def restored(
     """x0 degraded to `level`, and brought back by `restoring.ways`; and by latents of its own ("posterior"), where there
     are any."""
     D, t = model.degradation, torch.full((len(x0),), level, device=x0.device)
+    model.check_alone()
     eps = D.draw(x0, randomness)
     x_t = D(x0, t, eps)
     found = {"degraded": x_t}
