@@ -93,7 +93,7 @@ def test_levels_between_whole_numbers(schedule):
         (["model=ddpm", "schedule=ve", "schedule.sigma_min=0"], ["schedule.sigma_min=0"]),
         (["model=ddpm", "schedule=ve", "T=10", "sampler=heun"], ["sampler.steps=18", "T=10"]),
         (["model=vcd", "sampler=heun", "prediction=x0"], ["sampler=heun", "Gaussian noise"]),
-        (["model=ddpm", "degradation=blur_noise", "T=20", "sampler=dpm"], ["sampler=dpmsolver", "per frequency"]),
+        (["model=ddpm", "degradation=blur_noise", "T=20", "sampler=dpm"], ["sampler=dpm ", "per frequency"]),
         (["model=ddpm", "degradation=blur_noise", "T=20", "prediction=edm"], ["prediction=edm", "frequency"]),
         (["model=vdm", "prediction=x0"], ["model=vdm", "prediction=eps"]),
         (["model=vdm", "model.steps=0"], ["model.steps=0"]),
