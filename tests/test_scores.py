@@ -375,6 +375,14 @@ def test_the_best_variance_is_that_of_the_posterior_of_gaussian_data():
     assert bits[1] == pytest.approx(math.log(ratio) / 2, rel=0.03)
 
 
+def test_the_prior_of_exploding_variance_is_as_wide_as_its_last_noise():
+    """x_T ~ N(0, sigma_max^2): an image is |x|^2 / 2 sigma_max^2 nats away from it."""
+    D, x0 = Noise(T=20, schedule=Geometric(sigma_min=0.1, sigma_max=20)), torch.rand(3, 1, 4, 4) * 2 - 1
+    found = bounds.ddpm_bits(Optimal(D, 0.3), x0, PerImage(0, range(3)))[:, 0]
+    expected = x0.double().square().flatten(1).mean(1) / (2 * 20**2 * math.log(2))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-9)
+
+
 @pytest.fixture
 def improved(compose):
     model = checkpoints.build(

@@ -18,7 +18,7 @@ SERVED = {  # overrides of the training -> samplers that serve
     ("model=vwd", "prediction=vxt"): {"sequential", "exact"} | COLD,
     ("model=rissanen", "start.images=4"): {"sequential", "exact"},
     ("model=bansal",): COLD,
-    ("model=bansal", "degradation=snow", "dataset.channels=3"): {"one_shot"},
+    ("model=bansal", "degradation=snow", "dataset.channels=3", "sampler=one_shot"): {"one_shot"},
     ("model=bansal", "degradation=noise"): NOISE,
     ("model=ddpm", "prediction=eps"): NOISE,
     ("model=ddpm", "prediction=eps_variance"): NOISE | {"learned"},
