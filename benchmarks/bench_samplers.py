@@ -259,21 +259,15 @@ def picture(options: argparse.Namespace, rows: Rows) -> None:
     own = [
         row for row in rows.of(what="fcd", sampler=OWN, steps=options.steps, n=options.n) if row.get("fcd") is not None
     ]
-    figure, axes = plt.subplots(1, len(drawn) + 1, figsize=(3.3 * (len(drawn) + 1), 3.6), sharey=True, squeeze=False)
-    for axis, name in zip(axes[0], drawn, strict=False):
-        for i, sampler in enumerate(SAMPLERS):
-            _line(axis, rows.of(model=name, what="fcd", sampler=sampler, steps=options.steps, n=options.n), i, sampler)
-        style.title(axis, "fcd to held-out images", name)
-    last = axes[0][-1]
-    for i, name in enumerate(options.models):
-        _line(
-            last,
-            rows.of(model=name, what="fcd", sampler=FEW, steps=options.steps, n=options.n),
-            i,
-            f"{name}, {FEW}",
-        )
-    style.title(last, "fcd to held-out images", "all models")
-    for axis in axes[0]:
+    figure = plt.figure(figsize=(3.6 * (len(drawn) + 1), 5.2))
+    panels: dict[str, list[tuple[str, dict[str, Any]]]] = {
+        name: [(sampler, {"model": name, "sampler": sampler}) for sampler in SAMPLERS] for name in drawn
+    }
+    panels[f"all models, {FEW}"] = [(name, {"model": name, "sampler": FEW}) for name in options.models]
+    for part, (what, lines) in zip(figure.subfigures(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axis = part.subplots()
+        for i, (label, facts) in enumerate(lines):
+            _line(axis, rows.of(what="fcd", steps=options.steps, n=options.n, **facts), i, label)
         for marker, row in zip("*P", own, strict=False):
             axis.plot(
                 row["evaluations"], row["fcd"], marker, color=style.TEXT, markersize=9, mfc="white", label=row["model"]
@@ -282,7 +276,8 @@ def picture(options: argparse.Namespace, rows: Rows) -> None:
         axis.set_xticks(EVALUATIONS, [str(b) for b in EVALUATIONS])
         axis.minorticks_off()
         style.logarithmic(axis)
-    style.legend(figure, axes[0])
+        style.title(axis, "fcd to held-out images", what)
+        style.legend(part, [axis])
     style.save(figure, options.out / "samplers.png", dpi=110)
     plt.close(figure)
 
