@@ -25,6 +25,7 @@ from vcd.cli import CONF
 from vcd.errors import UserError
 from vcd.files import write_text
 from vcd.identity import register_resolvers
+from vcd.metrics.cached import cached
 from vcd.metrics.evaluation import some
 from vcd.metrics.families.distribution import frechet
 from vcd.metrics.samples import draw
@@ -68,7 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--all", nargs="*", default=["DDPM v", "EDM", "VE", "VDM"], help="models of which every sampler is measured"
     )
-    parser.add_argument("--network", nargs="+", default=["network=small"])
+    parser.add_argument("--common", nargs="+", default=["network=small"], help="overrides of all trainings")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--draw", action="store_true", help="table and pictures of what there is, and no more")
     return parser.parse_args()
@@ -107,7 +108,7 @@ def train(options: argparse.Namespace, name: str) -> Path:
     folder = options.out / f"{name.replace(' ', '_')}-{options.steps}"
     every = max(1, options.steps // 10)
     command = [
-        sys.executable, "-m", "vcd.train", "dataset=mnist", *options.network, *MODELS[name], f"threads={options.threads}",
+        sys.executable, "-m", "vcd.train", "dataset=mnist", *options.common, *MODELS[name], f"threads={options.threads}",
         f"run_dir={folder}", f"trainer.max_steps={options.steps}", f"trainer.val_check_interval={every}",
         f"checkpoint_every={every}", "data.val_images=500", "trainer.enable_progress_bar=false", "~callbacks.pictures",
     ]  # fmt: skip
@@ -197,19 +198,20 @@ def measure(options: argparse.Namespace, rows: Rows, name: str, ckpt: Path, data
     model.sampler = own
 
 
-def load_data() -> dict[str, Any]:
+def load_data(folder: Path, n: int) -> dict[str, Any]:
+    """Held-out images and their features, and the distance of n training images to them."""
     cfg = compose("evaluate", ["dataset=mnist"])
     data = instantiate(OmegaConf.to_container(cfg.dataset.source, resolve=True))
     extractor, held_out = instantiate(cfg.extractor).ready(data), data.load("val")
-    features, _ = extractor.features(held_out.images, "the held-out images")
-    train_images = data.load("train").images
-    real, _ = extractor.features(train_images[some(len(train_images), 1000, seed=0)], "training images")
-    return {
-        "held_out": held_out,
-        "features": features,
-        "extractor": extractor,
-        "floor": round(frechet(real, features), 2),
-    }
+
+    def make() -> dict[str, torch.Tensor]:
+        images = data.load("train").images
+        real, _ = extractor.features(images[some(len(images), n, seed=0)], "training images")
+        return {"features": extractor.features(held_out.images, "the held-out images")[0], "real": real}
+
+    kept = cached(folder / f"features-{n}.pt", make)
+    floor = round(frechet(kept["real"], kept["features"]), 2)
+    return {"held_out": held_out, "features": kept["features"], "extractor": extractor, "floor": floor}
 
 
 # --- show -------------------------------------------------------------------------------------------------------------
@@ -257,21 +259,15 @@ def picture(options: argparse.Namespace, rows: Rows) -> None:
     own = [
         row for row in rows.of(what="fcd", sampler=OWN, steps=options.steps, n=options.n) if row.get("fcd") is not None
     ]
-    figure, axes = plt.subplots(1, len(drawn) + 1, figsize=(3.3 * (len(drawn) + 1), 3.6), sharey=True, squeeze=False)
-    for axis, name in zip(axes[0], drawn, strict=False):
-        for i, sampler in enumerate(SAMPLERS):
-            _line(axis, rows.of(model=name, what="fcd", sampler=sampler, steps=options.steps, n=options.n), i, sampler)
-        style.title(axis, "fcd to held-out images", name)
-    last = axes[0][-1]
-    for i, name in enumerate(options.models):
-        _line(
-            last,
-            rows.of(model=name, what="fcd", sampler=FEW, steps=options.steps, n=options.n),
-            i,
-            f"{name}, {FEW}",
-        )
-    style.title(last, "fcd to held-out images", "all models")
-    for axis in axes[0]:
+    figure = plt.figure(figsize=(3.6 * (len(drawn) + 1), 5.2))
+    panels: dict[str, list[tuple[str, dict[str, Any]]]] = {
+        name: [(sampler, {"model": name, "sampler": sampler}) for sampler in SAMPLERS] for name in drawn
+    }
+    panels[f"all models, {FEW}"] = [(name, {"model": name, "sampler": FEW}) for name in options.models]
+    for part, (what, lines) in zip(figure.subfigures(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axis = part.subplots()
+        for i, (label, facts) in enumerate(lines):
+            _line(axis, rows.of(what="fcd", steps=options.steps, n=options.n, **facts), i, label)
         for marker, row in zip("*P", own, strict=False):
             axis.plot(
                 row["evaluations"], row["fcd"], marker, color=style.TEXT, markersize=9, mfc="white", label=row["model"]
@@ -280,7 +276,8 @@ def picture(options: argparse.Namespace, rows: Rows) -> None:
         axis.set_xticks(EVALUATIONS, [str(b) for b in EVALUATIONS])
         axis.minorticks_off()
         style.logarithmic(axis)
-    style.legend(figure, axes[0])
+        style.title(axis, "fcd to held-out images", what)
+        style.legend(part, [axis])
     style.save(figure, options.out / "samplers.png", dpi=110)
     plt.close(figure)
 
@@ -323,8 +320,8 @@ def main() -> None:
     rows = Rows(options.out / "rows.json")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         if not options.draw:
-            data = load_data()
-            rows.once(lambda: {"fcd": data["floor"]}, what="floor", n=1000)
+            data = load_data(options.out, options.n)
+            rows.once(lambda: {"fcd": data["floor"]}, what="floor", n=options.n)
             for name in options.models:
                 measure(options, rows, name, train(options, name), data)
     (options.out / "table.md").write_text(table(options, rows))

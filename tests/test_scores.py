@@ -93,7 +93,7 @@ def test_levels_between_whole_numbers(schedule):
         (["model=ddpm", "schedule=ve", "schedule.sigma_min=0"], ["schedule.sigma_min=0"]),
         (["model=ddpm", "schedule=ve", "T=10", "sampler=heun"], ["sampler.steps=18", "T=10"]),
         (["model=vcd", "sampler=heun", "prediction=x0"], ["sampler=heun", "Gaussian noise"]),
-        (["model=ddpm", "degradation=blur_noise", "T=20", "sampler=dpm"], ["sampler=dpmsolver", "per frequency"]),
+        (["model=ddpm", "degradation=blur_noise", "T=20", "sampler=dpm"], ["sampler=dpm ", "per frequency"]),
         (["model=ddpm", "degradation=blur_noise", "T=20", "prediction=edm"], ["prediction=edm", "frequency"]),
         (["model=vdm", "prediction=x0"], ["model=vdm", "prediction=eps"]),
         (["model=vdm", "model.steps=0"], ["model.steps=0"]),
@@ -373,6 +373,14 @@ def test_the_best_variance_is_that_of_the_posterior_of_gaussian_data():
     bits = [bounds.step_nats(D, x0, x0hat, at, best + d).item() / n for d in (-0.1, 0.0, 0.1)]
     assert bits[1] < min(bits[0], bits[2])
     assert bits[1] == pytest.approx(math.log(ratio) / 2, rel=0.03)
+
+
+def test_the_prior_of_exploding_variance_is_as_wide_as_its_last_noise():
+    """x_T ~ N(0, sigma_max^2): an image is |x|^2 / 2 sigma_max^2 nats away from it."""
+    D, x0 = Noise(T=20, schedule=Geometric(sigma_min=0.1, sigma_max=20)), torch.rand(3, 1, 4, 4) * 2 - 1
+    found = bounds.ddpm_bits(Optimal(D, 0.3), x0, PerImage(0, range(3)))[:, 0]
+    expected = x0.double().square().flatten(1).mean(1) / (2 * 20**2 * math.log(2))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-9)
 
 
 @pytest.fixture

@@ -103,9 +103,10 @@ def ddpm_bits(model: Restorer, x0: Pixels, randomness: PerImage, levels: int | N
             return x0hat.double(), v.double()
         return model.restore(x_t, t, torch.zeros_like(t), UNCONDITIONAL).double(), 0.0
 
-    # KL(q(x_T | x_0) || N(0, I))
+    # KL(q(x_T | x_0) || N(0, std^2)), std the last sigma where noise is added to the image
     signal2, noise2 = D.signal.double() ** 2, D.noise.double() ** 2
-    end = (signal2[T] * x.square() + noise2[T] - 1 - noise2[T].log()).flatten(1).sum(1) / 2
+    start2 = 1.0 if D.fades else noise2[T]
+    end = (signal2[T] * x.square() / start2 + noise2[T] / start2 - 1 - (noise2[T] / start2).log()).flatten(1).sum(1) / 2
 
     count = T - 1 if levels is None else min(levels, T - 1)
     offset, between = randomness.uniform().double(), torch.zeros_like(end)

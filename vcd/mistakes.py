@@ -59,6 +59,13 @@ def _no_key(key: str, config_name: str) -> str:
     for old, new in KEYS.items():
         if f"{key}.".startswith(f"{old}."):
             return f"{key} is now called {new}{key.removeprefix(old)}"
+    keys, own, trained = ({name for name, _, _ in lines} for lines in (*help.read(config_name), help.read("train")[1]))
+    group = key.partition(".")[0]
+    if "ckpt" in keys and group in trained - own:
+        return (
+            f"{group} was chosen when the checkpoint was trained, and its weights depend on it: train another one with "
+            f"python -m vcd.train {group}=..., or swap one of {', '.join(sorted(own))}"
+        )
     return f"there is no key '{key}'{_meant(near(key, _keys(config_name)))}; --cfg job shows all keys"
 
 

@@ -29,6 +29,7 @@ class Prediction(ABC):
 
     gives: str  # in words, the levels that `answers` says
     outputs = 1  # of the network, for each value of the image
+    option: str | None = None  # of the group `prediction`; None: the name of the class
 
     @abstractmethod
     def level(self, t: Levels) -> Levels:
@@ -238,7 +239,7 @@ class WithVariance(OfNoise):
     weight: of the bound, from which v alone learns, in the loss (lambda of eq. 16).
     """
 
-    outputs = 2
+    outputs, option = 2, "eps_variance"
 
     def __init__(self, *, mean: Clean, weight: Number = 0.001):
         if not weight > 0:

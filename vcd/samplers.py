@@ -75,6 +75,7 @@ class Sampler(ABC):
     """
 
     reads = False  # does it ask the degradation which eps led to a state?
+    option: str | None = None  # of the group `sampler`; None: the name of the class
 
     def __init__(self, *, steps: int | None = None, power: Number = 1.0, delta: Number = 0.0):
         if not power >= 1:
@@ -95,17 +96,17 @@ class Sampler(ABC):
 
     def check(self, D: Degradation, prediction: Prediction) -> None:
         """UserError where this sampler cannot go with that degradation or prediction."""
-        grid = self.grid(D.T)
+        grid, name = self.grid(D.T), f"sampler={self.option or type(self).__name__.lower()}"
         t, s = torch.tensor(grid[:-1]), torch.tensor(grid[1:])
         if self.reads and not D.readable and len(t) > 1:
             raise UserError(
-                f"sampler={type(self).__name__.lower()} degrades anew on the way, and what was drawn for this degradation "
+                f"{name} degrades anew on the way, and what was drawn for this degradation "
                 "cannot be read from an image: take sampler=one_shot, or restore with vcd.restore, which remembers it"
             )
         if not torch.all(prediction.answers(t, self.ask(t, s))):
             raise UserError(
-                f"sampler={type(self).__name__.lower()} in {len(t)} steps asks for levels that "
-                f"prediction={type(prediction).__name__.lower()} does not give: {prediction.gives}"
+                f"{name} in {len(t)} step{'s' * (len(t) > 1)} asks for levels that "
+                f"prediction={prediction.option or type(prediction).__name__.lower()} does not give: {prediction.gives}"
             )
 
     def grid(self, T: int) -> list[int]:

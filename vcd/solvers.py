@@ -31,7 +31,7 @@ class Solver(Sampler, ABC):
         self.clip = clip
 
     def check(self, D: Degradation, prediction: Prediction) -> None:
-        name = f"sampler={type(self).__name__.lower()}"
+        name = f"sampler={self.option or type(self).__name__.lower()}"
         if gaussian(D, name, "take sampler=cold, naive or sequential").signal.ndim > 1:
             raise UserError(
                 f"{name} needs one signal per level, and this degradation keeps it per frequency: take sampler=ddim"
@@ -109,6 +109,8 @@ class DPMSolver(Solver):
     The first step and the last, to level 0, are first order, which is DDIM.
     """
 
+    option = "dpm"
+
     def step(self, model: Restorer, move: Move) -> Step:
         D, x, t, s = gaussian(model.degradation), move.x, move.t, move.s
         (a_t, n_t), (a_s, n_s) = D.at(t), D.at(s)
@@ -130,6 +132,8 @@ class ReverseSDE(Solver):
     corrections: Langevin steps at every level after its predictor; snr: the size of the correction relative to the
     noise (r of algorithms 4 and 5). The last step adds no noise.
     """
+
+    option = "reverse_sde"
 
     def __init__(
         self, *, corrections: int = 0, snr: Number = 0.16, clip: bool = False, steps: int | None = None, power: Number = 1.0,
@@ -156,7 +160,8 @@ class ReverseSDE(Solver):
         for _ in range(self.corrections):
             score = (a_s * self.clean(model, x_s, s, move.condition) - x_s) / n_s**2
             z = move.draw()
-            size = 2 * scale * (self.snr * _norm(z) / _norm(score)) ** 2
+            length = _norm(score)  # 0 where an untrained network sees no noise: nothing to correct then
+            size = torch.where(length > 0, 2 * scale * (self.snr * _norm(z) / length) ** 2, 0)
             x_s = x_s + size * score + (2 * size).sqrt() * z
         return Step(x_s, x0hat, t)
 
