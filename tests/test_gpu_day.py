@@ -280,7 +280,7 @@ def test_the_whole_day_is_rehearsed_goes_on_and_leaves_small_results(tmp_path):
         assert path.is_dir() or path.stat().st_size < 200_000, path
     assert {path.name for path in out.glob("*.png")} >= {"mnist.png", "animals-samples.png", "animals-curves.png"}
     with tarfile.open(archive) as tar:
-        assert {f"out/{name}.json" for name in states} <= set(tar.getnames())
+        assert {f"gpu/{name}.json" for name in states} <= set(tar.getnames())
     with pytest.raises(ValueError, match="rehearsal"):
         tables.fill(TEXT, out, "")
     second = subprocess.run([*line, "--only", *states], capture_output=True, text=True)
