@@ -65,8 +65,8 @@ def draw(tables: dict[str, list[dict[str, Any]]], picture: Path) -> None:
             )
         best = frontier({name: (row["s per 1,000"], row["fcd of held-out images"]) for name, row in last.items()})
         sampled.plot([last[n]["s per 1,000"] for n in best], [last[n]["fcd of held-out images"] for n in best], color="#888888", lw=1,
-                     drawstyle="steps-post", label="frontier")  # fmt: skip
-        trained.set(xlabel="seconds of training")
+                     marker="o", ms=9, mfc="none", drawstyle="steps-post", label="frontier")  # fmt: skip
+        trained.set(xlabel="seconds of training", xlim=(0, 1.1 * max(row["seconds"] for row in rows)))
         sampled.set(xlabel="seconds for 1,000 samples")
         for axis in (trained, sampled):
             style.logarithmic(axis)

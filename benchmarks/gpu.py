@@ -133,10 +133,10 @@ def stop(process: subprocess.Popen) -> int:
 
 
 def pack(out: Path, archive: Path) -> None:
-    """All results in one file."""
+    """All results in one file, which tar xzf unpacks in benchmarks/results."""
     part = archive.with_suffix(".part")
     with tarfile.open(part, "w:gz") as tar:
-        tar.add(out, arcname=out.name)
+        tar.add(out, arcname="gpu")
     part.replace(archive)
 
 

@@ -32,6 +32,7 @@ MODELS = {
     "ddpm, eps": ["model=ddpm", "prediction=eps"],
     "ddpm, v": ["model=ddpm", "prediction=v"],
     "vwd, vxt": ["model=vwd", "prediction=vxt"],
+    "autoencoder": ["model=autoencoder"],
     "improved ddpm": ["model=ddpm", "prediction=eps_variance", "level_sampler=importance"],
     "soft diffusion": ["model=ddpm", "degradation=soft", "prediction=difference", "weight=simple"],
 }  # fmt: skip

@@ -96,7 +96,10 @@ def test_numbers_drawn_on_the_cpu_are_those_of_its_generator():
 
 @pytest.mark.parametrize(("group", "compared"), [("model", gpu_parity.MODELS), ("sampler", gpu_parity.SAMPLERS)])
 def test_every_model_and_sampler_is_compared(group, compared):
-    assert {path.stem for path in (CONF / group).glob("[a-z]*.yaml")} <= compared.keys()
+    alone = {path.stem for path in (CONF / group).glob("[a-z]*.yaml")} - {
+        "diffusevae"
+    }  # ddpm with a guess of another run
+    assert alone <= compared.keys()
 
 
 def test_a_wrong_weight_on_the_other_side_is_seen(monkeypatch):
@@ -280,7 +283,7 @@ def test_the_whole_day_is_rehearsed_goes_on_and_leaves_small_results(tmp_path):
         assert path.is_dir() or path.stat().st_size < 200_000, path
     assert {path.name for path in out.glob("*.png")} >= {"mnist.png", "animals-samples.png", "animals-curves.png"}
     with tarfile.open(archive) as tar:
-        assert {f"out/{name}.json" for name in states} <= set(tar.getnames())
+        assert {f"gpu/{name}.json" for name in states} <= set(tar.getnames())
     with pytest.raises(ValueError, match="rehearsal"):
         tables.fill(TEXT, out, "")
     second = subprocess.run([*line, "--only", *states], capture_output=True, text=True)

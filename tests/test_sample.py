@@ -57,6 +57,30 @@ def one_sentence(process: subprocess.CompletedProcess) -> str:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
+def test_a_compiled_network_draws_the_same_images_up_to_rounding(ckpt, command, tmp_path):
+    drawn = []
+    for backend in ("false", "aot_eager"):
+        process = command(
+            "sample",
+            f"ckpt={ckpt}",
+            "n=40",
+            "batch_size=16",
+            "png=false",
+            f"compile={backend}",
+            f"out=by-{backend}",
+            cwd=tmp_path,
+        )
+        assert process.returncode == 0, process.stderr
+        drawn.append(np.load(tmp_path / f"by-{backend}" / "samples.npy").astype(int))
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1 and np.ptp(drawn[0]) > 20
+
+
+def test_a_backend_that_is_not_there_is_one_sentence(ckpt, here):
+    said = here("sample", f"ckpt={ckpt}", "n=1", "compile=gpu")
+    assert said.sentence.startswith("compile=gpu is not true, false or one of ") and "inductor" in said.sentence
+
+
 def test_a_checkpoint_is_enough(trained, ckpt, command, tmp_path):
     """Run folder and data away, another working folder and another home; the pixels of all files agree."""
     home = tmp_path / "home"

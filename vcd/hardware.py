@@ -26,7 +26,7 @@ def trainer(
     Lightning refuses an option, or SLURM has started other processes than devices and num_nodes say.
     """
     if compile:
-        callbacks = [*callbacks, Compiled(backend="inductor" if compile is True else compile)]
+        callbacks = [*callbacks, Compiled(backend=compile)]
     try:
         made = L.Trainer(callbacks=list(callbacks), **options)
     except (ValueError, MisconfigurationException) as error:

@@ -23,6 +23,7 @@ log = logging.getLogger("vcd")
 def main(cfg: DictConfig) -> None:
     """Draw `n` images; write samples.npy (uint8 NHWC), PNGs, a grid, the sequences, and sample.json, which says how."""
     from vcd import checkpoints
+    from vcd.callbacks import compiled
 
     if cfg.ckpt is None:
         raise UserError("say which checkpoint to sample from: ckpt=runs/.../last.ckpt")
@@ -33,6 +34,8 @@ def main(cfg: DictConfig) -> None:
     model, _ = checkpoint.model(checkpoints.device_of(cfg.device), raw=cfg.raw, parts=parts)
     if cfg.delta is not None:
         model.sampler.delta = cfg.delta
+    if cfg.compile:
+        compiled.compile_in_place(model, compiled.backend_of(cfg.compile, "compile"), "compile")
     chosen = "".join(f"-{type(getattr(model, part)).__name__.lower()}" for part in parts if "." not in part)
     chosen += "" if cfg.guidance is None else f"-guided{cfg.guidance:g}"
     out = Path(str(cfg.out)) if cfg.out else Path(str(cfg.ckpt)).parent / f"samples-seed{cfg.seed}-n{cfg.n}{chosen}"

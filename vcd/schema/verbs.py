@@ -67,6 +67,7 @@ class Sample(Verb, total=False):
     raw: values.Flag
     png: values.Flag
     rows: values.CountOrZero
+    compile: values.Backend
     prior: parts.Prior
     sampler: parts.Sampler
     trust: values.Names
