@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_the_import_is_lazy_and_its_names_are_those_of_the_stub():
     code = "import sys, vcd; dir(vcd); print([m for m in ('torch', 'hydra', 'numpy') if m in sys.modules]); vcd.nothing"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert said.stdout == "[]\n" and "module 'vcd' has no attribute 'nothing'" in said.stderr
-    stub = open(vcd.__file__.replace("__init__.py", "__init__.pyi")).read()
+    stub = Path(vcd.__file__).with_suffix(".pyi").read_text()
     assert {name for name in vcd.__all__ if f"as {name}\n" in stub or f"{name}:" in stub} == set(dir(vcd))
     assert all(getattr(vcd, name) is not None for name in vcd.__all__)
 
