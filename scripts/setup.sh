@@ -132,10 +132,13 @@ if ! TMPDIR="$root/.tools/tmp" "$pipenv" --quiet sync $dev >"$log" 2>&1; then
     die "the packages could not be installed (all pipenv said is in $root/$log); run this again to retry."
 fi
 
-# "import vcd" from any folder
+# "import vcd" from any folder, and the command
 .venv/bin/python - "$root" <<'PY'
 import pathlib, sys, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "vcd.pth").write_text(sys.argv[1] + "\n")
+command = pathlib.Path(sysconfig.get_path("scripts"), "vcd")
+command.write_text(f"#!{sys.executable}\nfrom vcd.__main__ import main\n\nmain()\n")
+command.chmod(0o755)
 PY
 fingerprint | sed "s|\$| ${dev:-plain}|" >"$stamp"
 rm -f .venv/vcd-incomplete

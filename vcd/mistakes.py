@@ -11,6 +11,8 @@ from vcd.errors import UserError
 OPTIONS = {"prediction=residual": "eps", "degradation=heat": "blur_ihd", "injection=start": "input"}  # old: new
 KEYS = {"perturbation.delta": "sampler.delta", "perturbation.most": "perturbation.longest", "dataset.kernel": "kernel",
         "dataset.heat": "ihd"}  # fmt: skip
+EXTRAS = {"wandb": "logger=wandb", "submitit": "launcher=slurm", "optuna": "sweep=optuna"}  # package: who needs it
+BROUGHT = {"hydra/launcher/submitit_slurm": "submitit", "hydra/sweeper/optuna": "optuna"}  # option: the package with it
 MEMORY = re.compile(r"(out of memory|can't allocate memory|not enough memory|Unable to allocate)[^\n]*", re.IGNORECASE)
 
 
@@ -28,6 +30,8 @@ def explain(error: BaseException | None, config_name: str) -> str | None:
             return str(link)
         if isinstance(link, MissingConfigException) and link.missing_cfg_file and link.options:
             return _no_option(link.missing_cfg_file, list(link.options))
+        if isinstance(link, ModuleNotFoundError) and (package := (link.name or "").partition(".")[0]) in EXTRAS:
+            return _missing(package)
         if isinstance(link, InterpolationKeyError):
             return f"{link.full_key or 'a value'} refers to a key that is not there: {str(link).splitlines()[0]}"
     text = "\n".join(str(link) for link in chain)
@@ -49,9 +53,16 @@ def _no_option(path: str, options: list[str]) -> str:
     group, _, option = path.partition("/")
     if new := OPTIONS.get(f"{group}={option}"):
         return f"{group}={option} is now called {new}: {group}={new}"
+    if path in BROUGHT:
+        return _missing(BROUGHT[path])
     offered = [name for name in options if not help.part(name)]
     near = difflib.get_close_matches(option, offered, n=3, cutoff=0.5)
     return f"'{option}' is not a choice of {group}{_meant(near)}; choose from: {', '.join(offered)}"
+
+
+def _missing(package: str) -> str:
+    who = EXTRAS[package]
+    return f"{who} needs {package}, which is not installed: pip install 'vcd[{who.partition('=')[2]}]'"
 
 
 def _no_key(key: str, config_name: str) -> str:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from vcd.errors import UserError
+from vcd.mistakes import explain
 
 CODES = "exit codes: 0 all runs finished, 3 some are still queued or running, 1 some failed, were killed or cancelled"
 
@@ -29,6 +30,10 @@ def main() -> None:
         sys.exit(VERBS[given.verb](given))
     except UserError as error:
         sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:  # of an extra
+        if (sentence := explain(error, "sweep")) is None:
+            raise
+        sys.exit(f"error: {sentence}")
 
 
 def status(given: argparse.Namespace) -> int:

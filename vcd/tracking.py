@@ -202,13 +202,13 @@ def evaluated(folder: Path, found: Mapping[str, Any]) -> bool:
     """
     if not (folder / "wandb_id").exists():
         return False
-    import wandb as api
-
     os.environ.setdefault("WANDB_SILENT", "true")
     stored = OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").exists() else OmegaConf.create()
     told = {key: OmegaConf.select(stored, f"logger.wandb.{key}", default=UNTOLD[key]) for key in UNTOLD}
     mode, number = wandb_mode(told["offline"]), (folder / "wandb_id").read_text().strip()
     try:
+        import wandb as api
+
         if mode == "online":  # name and tags stay as they are there, whoever changed them
             run = api.init(project=told["project"], id=number, dir=folder, resume="allow", mode=mode)
         else:
