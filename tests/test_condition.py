@@ -27,7 +27,9 @@ def numbered(n: int = 5) -> Degraded:
     """Every field says which row it is of."""
     rows = torch.arange(n)
     x = rows[:, None, None, None].float().expand(-1, 1, 2, 2)
-    return Degraded(x, rows + 10, rows, x + 1, x + 2, x + 3, rows + 100, x[:, 0, 0] + 4, x + 5)
+    return Degraded(
+        x, rows + 10, rows, x + 1, x + 2, x + 3, rows + 100, z=x[:, 0, 0] + 4, image=x + 5, weight=rows + 6.0
+    )
 
 
 @pytest.mark.parametrize(

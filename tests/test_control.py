@@ -882,8 +882,8 @@ def test_every_task_takes_several_models(build, tmp_path, task):
 
 
 def test_every_task_says_what_it_does():
-    assert discovery.names(tasks) == sorted(FILES)
-    for task in FILES:
+    assert [name for name in discovery.names(tasks) if not name.startswith("guess_")] == sorted(FILES)
+    for task in discovery.names(tasks):
         assert len(discovery.find(task, tasks, "task").__doc__) > 30
 
 

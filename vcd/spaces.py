@@ -52,7 +52,7 @@ class Space(nn.Module, ABC):
         self.zero = zero
         self.shape = None if size is None or channels is None else (channels, size, size)
 
-    def fit(self, images: Iterable[UInt8[Tensor, "n c h w"]]) -> None:
+    def fit(self, images: Iterable[UInt8[Tensor, "_ c h w"]]) -> None:
         """Learn from the training images, given once in batches, before anything else is trained."""
 
     @abstractmethod

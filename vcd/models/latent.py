@@ -40,7 +40,7 @@ class Latent(Space):
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
 
-    def fit(self, images: Iterable[UInt8[Tensor, "n c h w"]]) -> None:
+    def fit(self, images: Iterable[UInt8[Tensor, "_ c h w"]]) -> None:
         count, first, second = (
             0,
             torch.zeros_like(self.mean, dtype=torch.float64),

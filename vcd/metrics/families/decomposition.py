@@ -42,6 +42,9 @@ def measure(e: Evaluation) -> Result:
             "metrics=[decomposition]: a %s has no latents, so there is nothing to decompose", type(model).__name__
         )
         return Result()
+    if model.guess is not None:
+        log.warning("metrics=[decomposition]: of a model that refines a first guess, the prior is only a part")
+        return Result()
     rows = some(len(e.train), e.n, seed=0)
     images, kl = _made(model, e.train.batch(rows), e.seed)
     letter, psnr = e.extractor.letter, fidelity(images["own_path"], e.train.batch(rows))["psnr"]
