@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from functools import partial
 from pathlib import Path
 
