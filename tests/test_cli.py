@@ -80,7 +80,7 @@ def test_help_lists_choices_of_ones_own(here, tmp_path):
         ("train", ["injection=start"], "injection=start is now called input: injection=input"),
         ("train", ["perturbation.delta=0.1"], "perturbation.delta is now called sampler.delta"),
         ("train", ["dataset.heat.sigma_max=3"], "dataset.heat.sigma_max is now called ihd.sigma_max"),
-        ("train", ["model=_parts"], "model=_parts is only a part of others; choose from: bansal, ddpm"),
+        ("train", ["model=_parts"], "model=_parts is only a part of others; choose from: autoencoder, bansal, ddpm"),
         ("train", ["network=_base"], "network=_base is only a part of others; choose from: afhq"),
         ("train", ["model=null"], "the option of a group is a name, such as model=vcd"),
         ("train", ["optimizer.lr=${nope}"], "optimizer.lr refers to a key that is not there"),
