@@ -2,7 +2,7 @@
 # What RESULTS.md says of degradations. The same command again goes on where it stopped; runs are kept in $RUNS.
 #
 #   bash benchmarks/degradations.sh restoration   cold diffusion by inpainting, super-resolution, deblurring (MNIST), colouring (CIFAR-10)
-#   bash benchmarks/degradations.sh hot_cold      noise, blur, and both: four models alike, at 6, 16 and 50 evaluations (MNIST)
+#   bash benchmarks/degradations.sh hot_cold      noise, blur, and both, at 6, 16 and 50 evaluations; VWD at its 6 (MNIST)
 #
 # Names after that, such as inpaint or blur_noise, pick some. STEPS, N and RESTORED scale it; $VCD_DATA holds the data.
 set -euo pipefail
@@ -51,20 +51,20 @@ LIST
     ;;
 hot_cold)
     common="dataset=mnist network=tiny network.unet.patch=2 trainer.max_steps=${STEPS:-1500}"
-    while read -r name sampler delta settings; do
+    while read -r name grid sampler delta settings; do
         wanted "$name" "${@:2}" || continue
         # shellcheck disable=SC2086
         trained "$name" $common $settings "sampler=$sampler" "sampler.delta=$delta"
-        for steps in 6 16 50; do
+        for steps in ${grid//,/ }; do
             measured "$name" "at-$steps" metrics='[distribution]' n="${N:-2000}" \
                 "sampler=$sampler" "+sampler.delta=$delta" sampler.steps="$steps"
         done
     done <<'LIST'
-noise ddim 0 model=ddpm
-blur_noise ddim 0 model=ddpm degradation=blur_noise degradation.sigma_max=20
-vwd sequential 0.1 model=vwd T=50 prediction=vxt
-rissanen sequential 0.025 model=rissanen T=50 prediction=vxt
-blur sequential 0 model=rissanen T=50 prediction=vxt perturbation.sigma=0
+noise 6,16,50 ddim 0 model=ddpm
+blur_noise 6,16,50 ddim 0 model=ddpm degradation=blur_noise degradation.sigma_max=20
+vwd 6 sequential 0.1 model=vwd prediction=vxt prior.images=5000
+rissanen 6,16,50 sequential 0.025 model=rissanen T=50 prediction=vxt
+blur 6,16,50 sequential 0 model=rissanen T=50 prediction=vxt perturbation.sigma=0
 LIST
     ;;
 *)
