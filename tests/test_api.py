@@ -55,7 +55,9 @@ def test_samples_are_those_of_the_command(model, trained, here, tmp_path):
 
 def test_steps_are_for_this_call_and_are_checked(model):
     before = model.model.sampler
-    with pytest.raises(vcd.UserError, match="1 steps asks for levels that prediction=xt does not give"):
+    with pytest.raises(
+        vcd.UserError, match="sampler=sequential in 1 step asks for levels that prediction=xt does not give"
+    ):
         model.sample(2, steps=1)
     with pytest.raises(vcd.UserError, match="steps=0"):
         model.sample(2, steps=0)

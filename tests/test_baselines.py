@@ -84,7 +84,7 @@ CLIP = pytest.mark.parametrize("clip", [True, False])
 SCHEDULES = pytest.mark.parametrize(("ours_", "theirs"), [(Linear(), "linear"), (Cosine(), "squaredcos_cap_v2")])
 
 
-@CLIP
+@pytest.mark.parametrize("clip", [True, pytest.param(False, marks=pytest.mark.long)])
 @SCHEDULES
 def test_ancestral_sampling_is_that_of_diffusers_over_the_whole_loop(ours_, theirs, clip):
     T, x = 1000, torch.randn(N, *SHAPE, dtype=torch.float64)

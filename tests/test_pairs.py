@@ -25,6 +25,7 @@ N, SHAPE = 3, (3, 8, 8)
 MODELS, DEGRADATIONS = (
     [*sorted(path.stem for path in (CONF / g).glob("[!_]*.yaml"))] for g in ("model", "degradation")
 )
+MODELS = [model for model in MODELS if model not in ("autoencoder", "diffusevae")]  # one level; ddpm, with a stage 1
 SMALL = [o for o in TINY if not o.startswith("T=")] + ["T=2", "dataset.channels=3", "network.unet.mults=[1]", "network.unet.attention=[]",
          "prior=independent", "sampler.steps=null"]  # fmt: skip
 GAUSSIAN = {"noise", "blur_noise", "soft", "downsample_noise", "pixelate_noise"}
