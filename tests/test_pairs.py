@@ -26,7 +26,6 @@ COMPOSED = {"diffusevae", "autoencoder"}  # of other models: they have tests of 
 MODELS, DEGRADATIONS = (
     sorted({path.stem for path in (CONF / group).glob("[!_]*.yaml")} - COMPOSED) for group in ("model", "degradation")
 )
-MODELS = [model for model in MODELS if model not in ("autoencoder", "diffusevae")]  # one level; ddpm, with a stage 1
 SMALL = [o for o in TINY if not o.startswith("T=")] + ["T=2", "dataset.channels=3", "network.unet.mults=[1]", "network.unet.attention=[]",
          "prior=independent", "sampler.steps=null"]  # fmt: skip
 GAUSSIAN = {"noise", "blur_noise", "soft", "downsample_noise", "pixelate_noise"}
