@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import glob
 import json
 import logging
@@ -32,8 +33,7 @@ LEFT = ("train.log", f"{files.PREFIX}*")  # what a start that was refused or kil
 class RunFolder:
     """config.yaml, status.json, last.ckpt, metrics.csv and pictures of one run.
 
-    `cfg.run_dir` is set: to the folder of an earlier version of vcd where the run was begun there. `config` is the whole
-    configuration, resolved.
+    `cfg.run_dir` is set: to the folder of an earlier version of vcd where the run was begun there.
     """
 
     def __init__(self, cfg: DictConfig):
@@ -42,11 +42,16 @@ class RunFolder:
         self.path = home(Path(named).resolve(), self.identity)
         elsewhere = self.path != Path(named).resolve()
         cfg.run_dir = os.path.join(os.path.dirname(named), self.path.name) if elsewhere else named
-        self.config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        self._cfg = cfg  # resolved when it is asked for: a sweep that prepares its jobs is no run, and could not
         self.last = self.path / "last.ckpt"
         self._status = self.path / "status.json"
         self._inode: int | None = None
         self._made = False  # by this very start
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration, resolved."""
+        return OmegaConf.to_container(self._cfg, resolve=True)  # type: ignore[return-value]
 
     def claim(self) -> "RunFolder":
         """Make the folder, or check that the one there is this run's own. UserError where it is not."""
