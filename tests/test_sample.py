@@ -190,6 +190,14 @@ def test_no_noise_that_makes_no_sense(compose, ckpt, delta):
         check("sample", settings(compose, ckpt, f"delta={delta}"))
 
 
+def test_another_sampler_keeps_the_noise_of_the_run(compose, tmp_path, ckpt):
+    own = checkpoints.Checkpoint(ckpt)
+    delta = own.model()[0].sampler.delta
+    node = {"_target_": "vcd.samplers.Sequential", "steps": None}
+    assert delta > 0 and own.model(parts={"sampler": node})[0].sampler.delta == delta
+    assert own.model(parts={"sampler": {**node, "delta": 0.5}})[0].sampler.delta == 0.5
+
+
 # --- image i is (checkpoint, seed, i) ---------------------------------------------------------------------------------
 
 

@@ -119,7 +119,7 @@ class Checkpoint:
         """The model with its averaged (or raw) weights, ready to sample, and the config that it is made of.
 
         parts: nodes and values that replace parts of the model, such as {"prior": ..., "guess.weight": 2}; they may
-        refer to the run's config.
+        refer to the run's config. Another sampler keeps the run's delta, unless it has its own.
         """
         parts = parts or {}
         named = stored.targets(OmegaConf.to_container(OmegaConf.create(dict(parts))))
@@ -128,8 +128,11 @@ class Checkpoint:
             cfg = self.config
             if "guess.weight" in parts and not cfg.model.get("guess"):
                 raise UserError(f"ckpt={self.path} refines no first guess: leave out guidance")
+            delta = OmegaConf.select(cfg.model, "sampler.delta")
             for name, node in parts.items():
                 OmegaConf.update(cfg.model, name, node, merge=False, force_add=True)
+            if "sampler" in parts and delta is not None and "delta" not in cfg.model.sampler:
+                OmegaConf.update(cfg.model, "sampler.delta", delta, force_add=True)
             model = _planned(OmegaConf.to_container(cfg, resolve=True), reader)()
         except UserError:
             raise

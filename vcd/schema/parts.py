@@ -245,7 +245,7 @@ class Trainer(TypedDict, total=False):
 
 class Pictures(TypedDict, total=False):
     n: values.Count
-    rows: values.CountOrZero
+    rows: values.Count
 
 
 class Average(TypedDict, total=False):
