@@ -79,21 +79,25 @@ def test_the_bound_in_closed_form(compose, kind):
     assert sum(row["bits_per_dim"] for row in rows) + expected["start"] == pytest.approx(bits, abs=1e-3)
 
 
-def test_a_chain_that_is_not_this_one_has_no_such_bound(compose):
+def test_a_chain_that_is_not_this_one_has_no_such_bound_and_says_why(compose, caplog):
     model, x0, randomness = exact(compose, "rissanen"), pixels(2), PerImage(0, range(2))
-    for part, value in {
-        "sampler": Sequential(), "start": GMM(channels=1, size=8), "perturbation": None,
-    }.items():  # fmt: skip
+    for part, value, why in [
+        ("sampler", Sequential(), "sampling has no noise"),
+        ("start", GMM(channels=1, size=8), "no density is known of a start of GMM"),
+        ("perturbation", None, "trained without noise"),
+    ]:
         kept = getattr(model, part)
         if value is None:
             kept.sigma = 0.0
         else:
             setattr(model, part, value)
+        caplog.clear()
         assert model.bound(x0, randomness.take()) is None, part
+        assert why in caplog.text
         setattr(model, part, kept)
         model.perturbation.sigma = SIGMA
     model.sampler = Cold(delta=DELTA)
-    assert model.bound(x0, randomness) is None
+    assert model.bound(x0, randomness) is None and "not of Cold" in caplog.text
 
 
 def test_a_start_from_training_images_is_a_mixture_of_them():

@@ -143,6 +143,7 @@ PUBLISHED = {
         "network.unet.dim": 128, "network.unet.blocks": 3, "network.unet.heads": 4, "network.unet.dropout": 0.3,
         "network.unet.mults": [1, 2, 2, 2], "network.unet.attention": [1, 2], "network.unet.film": True,
         "network.unet.outputs": 2, "optimizer.lr": 1e-4, "scheduler.warmup": 0, "batch_size": 128, "ema_decay": 0.9999,
+        "dataset.flip": False, "trainer.gradient_clip_val": None,
         "trainer.max_steps": 500_000, "sampler._target_": "vcd.samplers.Ancestral", "sampler.v": None,
     },
 }  # fmt: skip

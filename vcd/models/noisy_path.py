@@ -1,5 +1,6 @@
 """The likelihood that models with noise on every state have: inverse heat dissipation, and VCD and VWD with latents."""
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from vcd.samplers import Sequential
 
 Images = Float[Tensor, "n c h w"]
 Restore = Callable[[Images, Images, Levels, Levels], tuple[Images, Float[Tensor, " n"]]]
+log = logging.getLogger("vcd")
 
 
 @torch.no_grad()
@@ -28,17 +30,18 @@ def noisy_path(model: Diffusion, x0: Images, randomness: PerImage, restore: Rest
     with q(u_t | x_0) = N(D(x_0, t), sigma^2), sigma the noise of training, and p(u_s | u_t) = N(xhat_s, delta^2), delta
     that of sampling. restore: xhat_s from u_t, the true x_s, t and s, and the nats of its latent, 0 where there is none.
 
-    None where sampling is not this chain: without noise, with another sampler than sequential, from images that are not
-    of the next level, for a random degradation, or from a start whose density is not known.
+    None, and a line in the log that says why, where sampling is not this chain: without noise, with another sampler than
+    sequential, from images that are not of the next level, for a random degradation, or from a start whose density is not
+    known.
     """
     D, sampler, sigma, delta = model.degradation, model.sampler, model.perturbation.sigma, model.sampler.delta
     levels = sampler.grid(D.T)
-    t = torch.tensor(levels[:-1])
-    chain = bool((sampler.ask(t, torch.tensor(levels[1:])) == torch.tensor(levels[1:])).all())
-    if D.stochastic or not isinstance(sampler, Sequential) or not chain or not sigma > 0 or not delta > 0:
-        return None
-    start = model.start.nats(D(x0, torch.full((len(x0),), D.T, device=x0.device)), sigma, delta)
+    why, start = _no_chain(model), None
+    if why is None:
+        start = model.start.nats(D(x0, torch.full((len(x0),), D.T, device=x0.device)), sigma, delta)
     if start is None:
+        why = why or f"no density is known of a start of {type(model.start).__name__}, as start=train_set has one"
+        log.warning("no bits per dimension of a %s: %s", type(model).__name__, why)
         return None
     bits = 1 / (x0[0].numel() * math.log(2))
     parts = {"start": start, "steps": torch.zeros_like(start), "decoder": torch.zeros_like(start)}
@@ -68,6 +71,20 @@ def noisy_path(model: Diffusion, x0: Images, randomness: PerImage, restore: Rest
     return Bound(
         {"bits_per_dim": Quantity(sum(terms.values()), "lower", "bits")}, protocol, {"bound": terms, "levels": table}
     )
+
+
+def _no_chain(model: Diffusion) -> str | None:
+    """Why sampling is not the chain of `noisy_path`; None where it is."""
+    sampler, levels = model.sampler, torch.tensor(model.sampler.grid(model.degradation.T))
+    if model.degradation.stochastic:
+        return "its degradation is random"
+    if not isinstance(sampler, Sequential):
+        return f"the bound is that of sampler=sequential, not of {type(sampler).__name__}"
+    if not (sampler.ask(levels[:-1], levels[1:]) == levels[1:]).all():
+        return "its steps do not go through images of the next level, as those of prediction=xt and vxt do"
+    if not model.perturbation.sigma > 0:
+        return "it is trained without noise on its states (perturbation.sigma)"
+    return None if sampler.delta > 0 else "sampling has no noise (sampler.delta)"
 
 
 def _apart(q: Normal, p: Normal) -> Float[Tensor, " n"]:

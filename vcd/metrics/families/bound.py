@@ -15,7 +15,8 @@ def measure(e: Evaluation) -> Result:
     assert e.model is not None  # NEEDS_A_MODEL
     images = e.test.balanced(e.restored)
     x0 = e.model.space.encode(images.to(e.model.device))
-    if e.model.guess is not None:  # that of the refiner says nothing of the guess
+    if e.model.guess is not None:
+        log.warning("no bound of a model that refines a first guess: that of the refiner says nothing of the guess")
         return Result()
     bound = e.model.bound(x0, PerImage(e.seed, range(len(x0)), e.model.device))
     if bound is None:
