@@ -6,8 +6,6 @@ not done again, so an interrupted call goes on where it stopped; other --steps o
 """
 
 import argparse
-import csv
-import json
 import subprocess
 import sys
 import time
@@ -19,8 +17,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from sampler_rows import EVALUATIONS, FEW, OWN, SAMPLERS, Rows, picture, table, terms
 
-from vcd import checkpoints, style
+from vcd import checkpoints
 from vcd.cli import CONF
 from vcd.errors import UserError
 from vcd.files import write_text
@@ -44,19 +43,6 @@ MODELS = {
     "VCD": ["model=vcd"],
     "VWD": ["model=vwd"],
 }  # fmt: skip
-EVALUATIONS = (6, 10, 20, 50)
-SAMPLERS = {  # name -> option, and how many evaluations a step takes; the last step of two takes one
-    "DDIM": ("ddim", 1),
-    "ancestral": ("ancestral", 1),
-    "Euler": ("euler", 1),
-    "Heun": ("heun", 2),
-    "DPM-Solver++": ("dpm", 1),
-    "reverse SDE": ("reverse_sde", 1),
-    "predictor-corrector": ("pc", 2),
-    "Langevin": ("langevin", 5),
-}
-OWN = "its own"  # of models whose steps are what they were trained for
-FEW = "DPM-Solver++"  # of every model with noise; all the others of the models in --all
 
 
 def arguments() -> argparse.Namespace:
@@ -73,31 +59,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--draw", action="store_true", help="table and pictures of what there is, and no more")
     return parser.parse_args()
-
-
-# --- rows -------------------------------------------------------------------------------------------------------------
-
-
-class Rows:
-    """What was measured, in a file that is written after every row."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
-
-    def once(self, make: Any, **facts: Any) -> dict[str, Any]:
-        """The row of these facts: measured now, or before."""
-        key = json.dumps(facts, sort_keys=True)
-        if key not in self.known:
-            began = time.monotonic()
-            self.known[key] = {**facts, **make()}
-            self.known[key].setdefault("seconds", round(time.monotonic() - began, 2))
-            write_text(self.path, json.dumps(self.known, indent=1) + "\n")
-            print(self.known[key], flush=True)
-        return self.known[key]
-
-    def of(self, **facts: Any) -> list[dict[str, Any]]:
-        return [row for row in self.known.values() if all(row.get(name) == value for name, value in facts.items())]
 
 
 # --- train ------------------------------------------------------------------------------------------------------------
@@ -212,103 +173,6 @@ def load_data(folder: Path, n: int) -> dict[str, Any]:
     kept = cached(folder / f"features-{n}.pt", make)
     floor = round(frechet(kept["real"], kept["features"]), 2)
     return {"held_out": held_out, "features": kept["features"], "extractor": extractor, "floor": floor}
-
-
-# --- show -------------------------------------------------------------------------------------------------------------
-
-
-def table(options: argparse.Namespace, rows: Rows) -> str:
-    """Markdown: a line for every model and sampler."""
-    head = [f"{b} evaluations" for b in EVALUATIONS]
-    lines = [
-        "| model | bound | ODE | sampler | " + " | ".join(head) + " | seconds at the last |",
-        "|" + " --- |" * (5 + len(head)),
-    ]
-    for name in options.models:
-        facts = {"model": name, "steps": options.steps}
-        number = {what: _bits(rows.of(what=what, **facts)) for what in ("bound", "ode")}
-        found = rows.of(what="fcd", n=options.n, **facts)
-        for i, sampler in enumerate(dict.fromkeys(row["sampler"] for row in found)):
-            of = {row["budget"]: row for row in found if row["sampler"] == sampler and row.get("fcd") is not None}
-            if not of:
-                continue
-            if sampler == OWN:
-                row = of[None]
-                cells = [f"{row['fcd']:.4g} (at {row['evaluations']:g})"] + ["–"] * (len(EVALUATIONS) - 1)
-            else:
-                cells = [f"{of[b]['fcd']:.4g}" if b in of else "–" for b in EVALUATIONS]
-            first = [name, number["bound"], number["ode"]] if i == 0 else ["", "", ""]
-            lines.append("| " + " | ".join([*first, sampler, *cells, f"{list(of.values())[-1]['seconds']:g}"]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _bits(rows: list[dict[str, Any]]) -> str:
-    return f"{rows[0]['bits']:.3f}" if rows and rows[0]["bits"] is not None else "–"
-
-
-@style.styled()
-def picture(options: argparse.Namespace, rows: Rows) -> None:
-    """Distance against evaluations: a panel of all samplers for each model that has them, and one of all models."""
-    import matplotlib.pyplot as plt
-
-    drawn = [
-        name
-        for name in options.all
-        if len({r["sampler"] for r in rows.of(model=name, what="fcd", steps=options.steps, n=options.n)}) > 1
-    ]
-    own = [
-        row for row in rows.of(what="fcd", sampler=OWN, steps=options.steps, n=options.n) if row.get("fcd") is not None
-    ]
-    figure = plt.figure(figsize=(3.6 * (len(drawn) + 1), 5.2))
-    panels: dict[str, list[tuple[str, dict[str, Any]]]] = {
-        name: [(sampler, {"model": name, "sampler": sampler}) for sampler in SAMPLERS] for name in drawn
-    }
-    panels[f"all models, {FEW}"] = [(name, {"model": name, "sampler": FEW}) for name in options.models]
-    for part, (what, lines) in zip(figure.subfigures(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        axis = part.subplots()
-        for i, (label, facts) in enumerate(lines):
-            _line(axis, rows.of(what="fcd", steps=options.steps, n=options.n, **facts), i, label)
-        for marker, row in zip("*P", own, strict=False):
-            axis.plot(
-                row["evaluations"], row["fcd"], marker, color=style.TEXT, markersize=9, mfc="white", label=row["model"]
-            )
-        axis.set(xlabel="evaluations of the network", xscale="log")
-        axis.set_xticks(EVALUATIONS, [str(b) for b in EVALUATIONS])
-        axis.minorticks_off()
-        style.logarithmic(axis)
-        style.title(axis, "fcd to held-out images", what)
-        style.legend(part, [axis])
-    style.save(figure, options.out / "samplers.png", dpi=110)
-    plt.close(figure)
-
-
-def _line(axis: Any, rows: list[dict[str, Any]], i: int, label: str) -> None:
-    points = sorted((row["evaluations"], row["fcd"]) for row in rows if row.get("fcd") is not None)
-    if points:
-        colour, dashes = style.line(i)
-        axis.plot(*zip(*points, strict=True), color=colour, ls=dashes, marker="o", label=label)
-
-
-@style.styled()
-def terms(options: argparse.Namespace) -> None:
-    """VDM's three terms over training, each on its own scale."""
-    import matplotlib.pyplot as plt
-
-    path = options.out / f"VDM-{options.steps}" / "metrics.csv"
-    if not path.exists():
-        return
-    with path.open() as file:
-        lines = list(csv.DictReader(file))
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
-    for i, (axis, what) in enumerate(zip(axes, ("diffusion", "prior", "reconstruction"), strict=True)):
-        points = [(int(line["step"]), float(line[f"val/{what}_bpd"])) for line in lines if line.get(f"val/{what}_bpd")]
-        if points:
-            axis.plot(*zip(*points, strict=True), color=style.COLOURS[i], marker="o")
-        axis.set(xlabel="steps")
-        axis.ticklabel_format(axis="y", useOffset=False)
-        style.title(axis, "bits per dimension, held out", what)
-    style.save(figure, options.out / "vdm_terms.png", dpi=110)
-    plt.close(figure)
 
 
 def main() -> None:
