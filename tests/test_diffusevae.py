@@ -1,14 +1,22 @@
 """DiffuseVAE: a frozen VAE guesses, any model refines; and both live in one checkpoint."""
 
 import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import SHORT, TINY, scramble
 from omegaconf import OmegaConf
+from test_training import unequal
 
-from vcd import __version__, checkpoints, stages, steering
+from vcd import __version__, checkpoints, restoring, stages, steering
 from vcd.batch import UNCONDITIONAL, Condition, Degraded
+from vcd.cli import CONF
 from vcd.errors import UserError
 from vcd.randomness import PerImage
 
@@ -146,6 +154,16 @@ def test_guidance_runs_through_with_and_without(refiner):
     torch.testing.assert_close(at(1.5), without + 2.5 * (plain - without), rtol=0, atol=1e-4)
 
 
+def test_what_is_restored_has_no_guess(refiner):
+    """So a model that has never been without one is refused, and one that has restores as without."""
+    x, way = torch.rand(3, 1, 8, 8), "own"
+    with pytest.raises(UserError, match="train with guess.drop=0.1"):
+        restoring.restore(refiner(), way, x, 8, numbers())
+    model = refiner("guess.drop=0.1")
+    alone = model.walk(x, numbers().take(), condition=UNCONDITIONAL, level=8).x0
+    assert torch.equal(restoring.restore(model, way, x, 8, numbers()), alone)
+
+
 def test_z_is_told_too(refiner):
     model = refiner("guess=vae_z", "injection=emb_add")
     batch = batch_of(model)
@@ -241,26 +259,70 @@ def test_stage_1_that_is_none_is_refused(compose, tmp_path):
 
 # --- by command -------------------------------------------------------------------------------------------------------
 
+STAGE1 = ["experiment=vae_digits", "network.unet.dim=8", "network.encoder.latent=4", "prior.images=300"]
+
+
+def both(*stage1: str) -> list[str]:
+    """Arguments of vcd.train for both stages; stage1: more for the first."""
+    short = [o for o in SHORT if not o.startswith(("T=", "prior"))]
+    told = ",".join(f"'{o}'" for o in [*STAGE1, *stage1])
+    return [*short, "experiment=diffusevae_digits", "T=20", "sampler.steps=5", f"stage1=[{told}]"]
+
+
+def test_an_array_is_not_submitted_before_its_stage_1_is_there(here):
+    """A login node is not for training; SLURM is not asked."""
+    said = here("train", "--multirun", "launcher=slurm", "guess.weight=0,1", *both("trainer.max_steps=7"))
+    assert "first, and until it is finished: python -m vcd.train --multirun launcher=slurm" in said.sentence
+    assert "trainer.max_steps=7" in said.sentence and not [*Path("runs").rglob("status.json")]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("how", ["the command is told to stop", "all is killed"])
+def test_stopped_in_stage_1_the_same_command_ends_as_if_nobody_had(tmp_path, how):
+    """Both stages have the weights of runs without a stop, bit by bit."""
+    arguments = both("trainer.max_steps=400", "checkpoint_every=10", "trainer.accelerator=cpu")
+
+    def start(cwd: Path) -> subprocess.Popen:
+        cwd.mkdir(exist_ok=True)
+        environment = {**os.environ, "PYTHONPATH": str(CONF.parent)}
+        return subprocess.Popen([sys.executable, "-m", "vcd.train", *arguments], cwd=cwd, env=environment,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+
+    def runs(cwd: Path) -> dict[str, Path]:
+        return {path.name.split("-")[1]: path for path in (cwd / "runs").iterdir()}
+
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    assert start(straight).wait() == 0
+    process = start(stopped)
+    while not list(stopped.glob("runs/*/last.ckpt")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    if how == "all is killed":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.terminate()
+    assert process.wait() == (-signal.SIGKILL if how == "all is killed" else 128 + signal.SIGTERM)
+    (first,) = runs(stopped).values()
+    step = torch.load(first / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < step < 400, "it was stopped too late to show anything"
+    assert start(stopped).wait() == 0
+    there, here = runs(straight), runs(stopped)
+    assert there.keys() == here.keys() == {"plain", "ddpm"}
+    assert not unequal(there["plain"], here["plain"])
+    assert not [said for said in unequal(there["ddpm"], here["ddpm"]) if "stage1" not in said]  # where it lies
+
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_both_stages_by_one_command(command, tmp_path):
     """Stage 1 is trained where it is missing, and found again; the second start has nothing to do."""
-    short = [*SHORT, "experiment=diffusevae_digits", "T=20", "sampler.steps=5", "trainer.max_steps=20"]
-    short = [o for o in short if not o.startswith("prior")]
-    small = [
-        "experiment=vae_digits",
-        "network.unet.dim=8",
-        "network.encoder.latent=4",
-        "trainer.max_steps=20",
-        "prior.images=300",
-    ]
-    stage1 = "stage1=[" + ",".join(f"'{o}'" for o in small) + "]"
-    first = command("train", *short, stage1, cwd=tmp_path)
+    arguments = both("trainer.max_steps=20")
+    first = command("train", *arguments, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert len(runs) == 2 and "stage 1 first: python -m vcd.train" in first.stdout + first.stderr
-    again = command("train", *short, stage1, cwd=tmp_path)
+    again = command("train", *arguments, cwd=tmp_path)
     assert again.returncode == 0 and "nothing to do" in again.stdout + again.stderr
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == runs
     last = first.stdout.splitlines()[-1].split(maxsplit=1)[1]

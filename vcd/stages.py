@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,17 +20,17 @@ log = logging.getLogger("vcd")
 SHARED = ("runs", "data.root", "seed", "threads", "trainer.accelerator", "trainer.enable_progress_bar")
 
 
-def ready(cfg: DictConfig) -> None:
+def ready(cfg: DictConfig, *, trains: bool = True) -> None:
     """Complete the config of a run by the models that it builds on: stage 1 of `guess`, the autoencoder of `space`.
 
     Where `stage1` is a list of overrides, the run that they make is trained first, or gone on with, in a process of its
-    own. UserError where one is missing.
+    own; trains=False: it must be finished. UserError where one is missing.
     """
     if _waits(cfg.get("guess")):
         if not cfg.stage1:
             raise UserError("say whose guess is refined: stage1=runs/.../last.ckpt, of experiment=vae_..., or how to train it: "
                             "'stage1=[\"experiment=vae_mnist\"]'")  # fmt: skip
-        cfg.stage1 = str(_trained(cfg) if isinstance(cfg.stage1, ListConfig) else cfg.stage1)
+        cfg.stage1 = str(_trained(cfg, trains) if isinstance(cfg.stage1, ListConfig) else cfg.stage1)
         cfg.guess.vae, cfg.guess.weights, shape = _node(cfg.stage1, "stage1")
         if cfg.guess.tells_z:
             cfg.network.encoder.latent = math.prod(shape)
@@ -77,7 +78,7 @@ def _node(path: str, key: str) -> tuple[DictConfig, str, tuple[int, ...]]:
     return stored.literal(node), checkpoints.digest(checkpoint), model.encoder.shape
 
 
-def _trained(cfg: DictConfig) -> Path:
+def _trained(cfg: DictConfig, trains: bool) -> Path:
     """The checkpoint of the run that the overrides `stage1` make, trained to its end."""
     import hydra
 
@@ -86,7 +87,12 @@ def _trained(cfg: DictConfig) -> Path:
     overrides += [f"{key}={_written(OmegaConf.select(cfg, key))}" for key in SHARED if key not in said]
     run = RunFolder(hydra.compose("train", overrides, return_hydra_config=True))
     if not run.finished:
-        log.info("stage 1 first: python -m vcd.train %s", " ".join(overrides))
+        if not trains:
+            raise UserError(
+                "stage1 is not trained yet, and the folders of the runs depend on it; first, and until it is finished: python -m "
+                f"vcd.train --multirun launcher=slurm {shlex.join(overrides)}"
+            )
+        log.info("stage 1 first: python -m vcd.train %s", shlex.join(overrides))
         _train(overrides)
     log.info("stage 1: %s", run.last)
     return run.last

@@ -71,7 +71,9 @@ class Slurm(SlurmLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from vcd.sweeps import jobs, rows, slurm
 
-        prepared = jobs.prepare(self.hydra_context.config_loader, self.config, job_overrides)
+        prepared = jobs.prepare(
+            self.hydra_context.config_loader, self.config, job_overrides, trains=False
+        )  # a login node is not for training
         slurm.submit(prepared, settings=self.params, sweep=self.config.hydra.sweep.dir)
         if not _needs_values(self.config):
             return []

@@ -36,15 +36,20 @@ class Job:
         write_text(self.folder / "status.json", json.dumps(status, indent=2) + "\n")
 
 
-def prepare(loader: ConfigLoader, config: DictConfig, overrides: Sequence[Sequence[str]]) -> list[Job]:
-    """A job for every list of overrides; its run folder is made, and says that it is queued."""
+def prepare(
+    loader: ConfigLoader, config: DictConfig, overrides: Sequence[Sequence[str]], *, trains: bool = True
+) -> list[Job]:
+    """A job for every list of overrides; its run folder is made, and says that it is queued.
+
+    trains: whether a stage 1 that is missing is trained here and now.
+    """
     own = [s.path for s in config.hydra.runtime.config_sources if s.provider == "command-line"]
     options = [part for path in own for part in ("--config-dir", path)]
     jobs: list[Job] = []
     seen = {row.folder.resolve(): row.state for row in rows.any_of(Path(config.hydra.sweep.dir))}
     for listed in tqdm(overrides, desc="preparing", unit="run", disable=len(overrides) < 20):
         composed = loader.load_sweep_config(config, list(listed))
-        stages.ready(composed)  # a run's folder depends on what it builds on
+        stages.ready(composed, trains=trains)  # a run's folder depends on what it builds on
         run = RunFolder(composed)
         todo = seen.get(run.path) not in ("finished", *rows.UNDER_WAY) and not run.claim().finished
         job = Job(run.path, [*options, *listed, "hydra.mode=RUN"], os.getcwd(), todo)
