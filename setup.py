@@ -7,5 +7,8 @@ CONF = [f"vcd.{package}" for package in find_namespace_packages(include=["conf",
 setup(
     packages=[*find_namespace_packages(include=["vcd", "vcd.*"]), *CONF, "hydra_plugins.vcd_launchers"],
     package_dir={"vcd.conf": "conf"},
-    package_data={"vcd": ["py.typed", "*.pyi", "*.jinja", "metrics/*.json"], **dict.fromkeys(CONF, ["*.yaml"])},
+    package_data={
+        "vcd": ["py.typed", "*.pyi", "*.jinja", "pretrained/*/*", "metrics/*.json"],
+        **dict.fromkeys(CONF, ["*.yaml"]),
+    },
 )

@@ -46,7 +46,7 @@ LAYERS = [
     ],
     ["bounds", "likelihood", "data"],
     ["models"],
-    ["stored"],
+    ["stored", "exports", "hub"],
     [
         "checkpoints",
         "identity",
@@ -61,7 +61,7 @@ LAYERS = [
         "tracking",
     ],
     ["metrics", "callbacks", "hardware", "request", "tasks"],
-    ["stages"],
+    ["stages", "sharing", "schedulers"],
     ["sweeps", "comparison", "training"],
     ["api"],
     [
@@ -71,6 +71,7 @@ LAYERS = [
         "control",
         "degrade",
         "evaluate",
+        "export",
         "refit",
         "report",
         "restore",

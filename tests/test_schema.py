@@ -79,6 +79,7 @@ RIGHT = {
     "report": ["run=a", "run=[a,b]"],
     "restore": ["images=photo.png", "images=[a,b]", "level=3", "ways=direct", "degraded=true"],
     "refit": ["ckpt=runs/x/last.ckpt", "raw=true", "out=3"],
+    "export": ["ckpt=runs/x/last.ckpt", "push=user/name", "format=diffusers", "private=true", "half=true"],
     "degrade": ["T=7", "dataset.val_fraction=null"],
 }  # fmt: skip
 

@@ -6,9 +6,11 @@ rounding. Where images are given, files will do as well: a path, several, a fold
 
 import copy
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path as Folder
 from typing import final
 
 import torch
@@ -16,7 +18,7 @@ from jaxtyping import UInt8
 from omegaconf import DictConfig
 from torch import Tensor
 
-from vcd import checkpoints, restoring, steering
+from vcd import checkpoints, hub, restoring, sharing, steering
 from vcd.data import own
 from vcd.errors import UserError
 from vcd.models.base import Diffusion
@@ -30,24 +32,38 @@ Given = Tensor | File | Sequence[File]  # images as bytes, or files of them
 BATCH = 256  # images at a time, as in vcd.sample
 
 
-def load(path: File, device: str = "auto", *, trust: str | Sequence[str] = (), raw: bool = False) -> "Trained":
+def load(
+    path: File, device: str = "auto", *, trust: str | Sequence[str] = (), raw: bool = False, revision: str | None = None,
+    token: str | bool | None = None,
+) -> "Trained":  # fmt: skip
     """The model of a checkpoint, such as last.ckpt of a run folder, with its averaged weights, ready to use.
 
-    device: auto, a GPU where there is one; cpu, cuda, cuda:1, ... trust: your own modules that the checkpoint may name;
-    their code then runs. raw: the last weights instead of the averaged ones. UserError where the file is missing,
-    damaged or not a checkpoint of vcd.
+    path: a checkpoint, a folder that `vcd export` wrote, the name of a model that comes with vcd, "digits", or, where it is
+    none of them, user/name on the Hugging Face Hub, of this revision, with this token. device: auto, a GPU where there is
+    one; cpu, cuda, cuda:1, ... trust: your own modules that the checkpoint may name; their code then runs. raw: the last
+    weights instead of the averaged ones. UserError where it is missing, damaged or not a model of vcd.
     """
-    names = [trust] if isinstance(trust, str) else list(trust)
-    model, config = checkpoints.load(os.fspath(path), checkpoints.device_of(device), raw, trust=names)
-    return Trained(model, config)
+    found = hub.find(os.fspath(path), revision=revision, token=token)
+    checkpoint = checkpoints.Checkpoint(found, [trust] if isinstance(trust, str) else list(trust))
+    model, config = checkpoint.model(checkpoints.device_of(device), raw=raw)
+    return Trained(model, config, checkpoint, raw)
 
 
 @final
 class Trained:
     """A trained model and what can be done with it. `model` is the LightningModule, `config` that of its run, if any."""
 
-    def __init__(self, model: Diffusion, config: DictConfig | None = None):
+    def __init__(
+        self, model: Diffusion, config: DictConfig | None = None, checkpoint: checkpoints.Checkpoint | None = None,
+        raw: bool = False,
+    ):  # fmt: skip
         self.model, self.config = model.eval(), config
+        self._checkpoint, self._raw = checkpoint, raw
+
+    @classmethod
+    def from_pretrained(cls, path: File, **options: object) -> "Trained":
+        """`vcd.load`, by the name that users of the Hugging Face Hub look for."""
+        return load(path, **options)  # type: ignore[arg-type]  # it says which there are
 
     def __repr__(self) -> str:
         c, h, w = self.model.image_shape
@@ -158,6 +174,39 @@ class Trained:
             raise UserError(f"way={way}: this {type(model).__name__} cannot restore so; it has {', '.join(found)}")
         randomness = PerImage(seed, range(len(x_t)), model.device)
         return model.space.decode(restoring.restore(model, way, x_t, self._level(level), randomness)).cpu()
+
+    # --- sharing ------------------------------------------------------------------------------------------------------
+
+    def export(self, folder: File, *, license: str = "mit", half: bool = False, format: str = "safetensors") -> Folder:
+        """Write the model as a new folder that `load` takes, with a model card: what `vcd export` writes.
+
+        half: weights as float16. format: safetensors, or diffusers, which adds its scheduler's config. UserError where the
+        folder holds something, or where vcd.train did not train the model: then nothing says how it is built.
+        """
+        out = Folder(folder)
+        self._export(out, license=license, half=half, format=format)
+        return out
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, revision: str | None = None,
+        commit_message: str = hub.MESSAGE, license: str = "mit", half: bool = False, format: str = "safetensors",
+    ) -> str:  # fmt: skip
+        """Export to user/name on the Hugging Face Hub, in one commit, and return its address; `load` then takes the name.
+
+        token: None: that of `hf auth login`. UserError where that fails, and as in `export`.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            out = Folder(scratch) / "model"
+            self._export(out, place=repo_id, license=license, half=half, format=format)
+            return hub.push(out, repo_id, private=private, token=token, revision=revision, message=commit_message)
+
+    def _export(self, out: Folder, *, license: str, half: bool, format: str, place: str | None = None) -> None:
+        if self._checkpoint is None or self.config is None:
+            raise UserError(
+                "only a model that vcd.load has read can be shared: a checkpoint of vcd train says how it is built"
+            )
+        sharing.export(self._checkpoint, self.model, self.config, out, key="folder", place=place, license=license,
+                       half=half, format=format, raw=self._raw)  # fmt: skip
 
     # --- what is given ------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from vcd import __version__, stored
+from vcd import __version__, exports, hub, identity, stored
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
 from vcd.files import atomic
@@ -50,16 +50,18 @@ def _reason(error: BaseException) -> str:
 
 
 def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """The checkpoint at `path`, its types plain; UserError when it is missing, damaged or not ours."""
-    if not Path(path).is_file():
-        raise UserError(f"ckpt={path}: there is no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if (flipped := archive.testzip()) is not None:  # torch reads them without a look at their checksums
-                raise zipfile.BadZipFile(flipped)
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # whatever a reader makes of any bytes
-        raise UserError(f"ckpt={path} is damaged, or no checkpoint at all; take another one") from error
+    """The checkpoint at `path`, its types plain; UserError when it is missing, damaged or not ours.
+
+    Or the model of an exported folder, of one that comes with vcd, or of user/name on the Hugging Face Hub: see `hub.find`.
+    """
+    place = hub.find(path)
+    if place.is_dir():
+        checkpoint = exports.read(place)
+    elif place.is_file():
+        checkpoint = _unpickled(place, map_location)
+    else:
+        known = ", ".join(hub.shipped())
+        raise UserError(f"ckpt={path}: there is no such file" + (f"; with vcd come: {known}" if known else ""))
     try:
         if not all(isinstance(checkpoint[name], dict) for name in (CONFIG, "state_dict")):
             raise TypeError("a config and weights are dicts")
@@ -69,6 +71,16 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     except Exception as error:  # it is something else
         raise UserError(f"ckpt={path} was not written by vcd.train; take the last.ckpt of a run folder") from error
     raise UserError(f"ckpt={path} was written by vcd {version}, and this is {__version__}: update vcd to use it")
+
+
+def _unpickled(path: Path, map_location: Any) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (flipped := archive.testzip()) is not None:  # torch reads them without a look at their checksums
+                raise zipfile.BadZipFile(flipped)
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # whatever a reader makes of any bytes
+        raise UserError(f"ckpt={path} is damaged, or no checkpoint at all; take another one") from error
 
 
 def _migrated(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -100,9 +112,10 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path, trust: Collection[str] = ()):
-        self.path, self.trust = Path(path), [trust] if isinstance(trust, str) else list(trust)
-        self._content = read(path)
+        self.path, self.trust = hub.find(path), [trust] if isinstance(trust, str) else list(trust)
+        self._content = read(self.path)
         self.step: int = self._content.get("global_step", 0)
+        self.home = Path(path).parent  # where what is made of it is kept: of a name, the current folder
 
     @cached_property
     def sha256(self) -> str:
@@ -112,6 +125,12 @@ class Checkpoint:
     def config(self) -> DictConfig:
         """The config of its run; what looks like an interpolation is text."""
         return stored.literal(self._content[CONFIG])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What stays with its weights wherever they go."""
+        config = self._content[CONFIG]
+        return {"identity": self._content.get("identity") or identity.of(config), "global_step": self.step}
 
     def model(
         self, device: torch.device | str = "cpu", *, raw: bool = False, parts: Mapping[str, Any] | None = None
@@ -213,6 +232,7 @@ def store_prior(path: str | Path, out: str | Path, model: Diffusion, config: dic
             own = {name: value for name, value in checkpoint[weights].items() if not name.startswith("prior.")}
             checkpoint[weights] = own | fitted
     checkpoint[CONFIG] = config
+    checkpoint.pop("identity", None)  # that of an export
     AtomicCheckpointIO().save_checkpoint(checkpoint, out)
 
 
@@ -231,6 +251,7 @@ def device_of(name: str) -> str:
 
 
 def fingerprint(path: str | Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file, of an exported folder that of its weights."""
+    path = Path(path) / exports.WEIGHTS if Path(path).is_dir() else path
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from vcd.cli import entry, listed
 from vcd.errors import NotFinite, UserError
 from vcd.files import check_writable
+from vcd.metrics.results import place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,13 +122,6 @@ def _warn_of_few(n: int, held_out: int) -> None:
         log.warning("there are only %d images for the floor: it is measured with these, at a smaller n", held_out)
 
 
-def place(ckpt: Path | None) -> Path:
-    """metrics.json beside last.ckpt; metrics-step-0000500.json beside a copy that was kept."""
-    if ckpt is None:
-        return Path.cwd() / "metrics.json"
-    return ckpt.with_name("metrics.json" if ckpt.stem == "last" else f"metrics-{ckpt.stem}.json")
-
-
 def _parts(cfg: DictConfig) -> dict[str, Any]:
     parts: dict[str, Any] = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
     return parts if cfg.guidance is None else {**parts, "guess.weight": cfg.guidance}
@@ -182,7 +176,7 @@ def _subject(
     run, step = checkpoint.config, checkpoint.step
     seconds = drawn["seconds"].item()
     return images, {
-        "ckpt": str(Path(cfg.ckpt).resolve()), "sha256": checkpoint.sha256, "model": type(model).__name__,
+        "ckpt": str(checkpoint.path.resolve()), "sha256": checkpoint.sha256, "model": type(model).__name__,
         "data": run.dataset.name, "degradation": type(model.degradation).__name__, "T": model.degradation.T,
         "sampler": type(model.sampler).__name__, "prior": type(model.prior).__name__ if hasattr(model, "prior") else None,
         "prior_fitted_to": "averaged weights" if by_others else None,

@@ -39,6 +39,13 @@ class Result:
         return {"metrics": {name: asdict(number) for name, number in self.numbers.items()}, "curves": self.curves}
 
 
+def place(ckpt: Path | None) -> Path:
+    """metrics.json beside last.ckpt; metrics-step-0000500.json beside a copy that was kept."""
+    if ckpt is None:
+        return Path.cwd() / "metrics.json"
+    return ckpt.with_name("metrics.json" if ckpt.stem == "last" else f"metrics-{ckpt.stem}.json")
+
+
 def not_finite(numbers: dict[str, Number]) -> list[str]:
     """The names of numbers that are NaN or infinite."""
     return [name for name, number in numbers.items() if not math.isfinite(number.value)]

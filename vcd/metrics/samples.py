@@ -75,4 +75,4 @@ def generate(
             images, finite = (torch.cat(side) for side in zip(*shares, strict=True))
         return {"images": images, "finite": finite, "seconds": torch.tensor(time.monotonic() - began)}
 
-    return cached(checkpoint.path.parent / "samples" / f"{key(**facts)}.pt", make)
+    return cached(checkpoint.home / "samples" / f"{key(**facts)}.pt", make)

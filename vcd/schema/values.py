@@ -63,6 +63,8 @@ Names = Annotated[StrictStr | list[StrictStr], be("a name, or a list of names")]
 Overrides = Annotated[list[StrictStr], be("a list of key=value, each in quotes")]
 Variants = Annotated[dict[str, list[StrictStr]], be("{name: [key=value, ...], ...}")]
 Split = Annotated[Literal["train", "val"], be("train or val")]
+Format = Annotated[Literal["safetensors", "diffusers"], be("safetensors or diffusers")]
+Repository = Annotated[str, Field(pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$"), be("user/name")]
 Padding = Annotated[Literal["circular", "reflect"], be("circular or reflect")]
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$"), be("auto, cpu, cuda, cuda:1, ...")]

@@ -144,6 +144,18 @@ class Restore(Degraded, total=False):
     out: values.Place | None
 
 
+class Export(Verb, total=False):
+    ckpt: values.Place | None
+    format: values.Format
+    out: values.Place | None
+    push: values.Repository | None
+    private: values.Flag | None
+    license: values.Name
+    half: values.Flag
+    raw: values.Flag
+    trust: values.Names
+
+
 class Refit(Verb, total=False):
     ckpt: values.Place | None
     dataset: parts.Dataset | None
@@ -155,5 +167,5 @@ class Refit(Verb, total=False):
 
 VERBS = {
     "train": Train, "degrade": Degrade, "sample": Sample, "control": Control, "evaluate": Evaluate, "compare": Compare,
-    "report": Report, "restore": Restore, "refit": Refit,
+    "report": Report, "restore": Restore, "refit": Refit, "export": Export,
 }  # fmt: skip
