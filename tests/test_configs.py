@@ -67,10 +67,10 @@ def chosen(group: str, option: str) -> tuple[str, list[str]]:
     return entry, [*(o for o in tiny if not o.startswith(f"{group}=")), override, *NEEDS.get((group, option), [])]
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.relative_to(CONF).as_posix())
-def test_every_yaml_says_when_to_use_it(path):
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
-    assert lines[0].startswith("# ") and len(lines[0]) > 10 and path.read_text().endswith("\n")
+def test_every_yaml_says_when_to_use_it():
+    for path in YAMLS:
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+        assert lines[0].startswith("# ") and len(lines[0]) > 10 and path.read_text().endswith("\n"), path
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -153,14 +153,14 @@ def test_published_experiments_are_what_their_names_say(compose, option):
     made = {"diffusevae": "ddpm"}.get(model, model)  # a refiner of stage 1
     assert cfg.model._target_.rpartition(".")[2].lower() == made
     assert cfg.trainer.max_steps * cfg.batch_size > 10_000_000
-    changed = compose(f"experiment={option}", "optimizer.lr=7", "batch_size=2", "T=5")
-    assert (changed.optimizer.lr, changed.batch_size, changed.T) == (7, 2, 5)
 
 
 def test_experiments_change_the_keys_of_the_root_too(compose):
     assert compose("experiment=vcd_afhq").batch_size == 32
     assert (compose("experiment=rissanen_cifar10").T, compose("experiment=rissanen_cifar10").ema_decay) == (200, 0.999)
     assert compose("experiment=ablation/without_encoder").T == 6
+    changed = compose("experiment=vcd_afhq", "optimizer.lr=7", "batch_size=2", "T=5")
+    assert (changed.optimizer.lr, changed.batch_size, changed.T) == (7, 2, 5)
 
 
 # --- one step of every combination ------------------------------------------------------------------------------------
