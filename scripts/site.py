@@ -1,7 +1,7 @@
-"""A hook of mkdocs.yml: pages are written for the repository, and the site shows them with all links between them intact.
+"""What mkdocs.yml needs besides: pages are written for the repository, and the site shows them with all links between them intact.
 
 README.md is the home page. Other pages and pictures that lie outside docs/ join the site; a link to a file that is not
-in it, such as a script, becomes its name.
+in it, such as a script, becomes its name. And algorithm boxes in docstrings stay boxes.
 """
 
 import os
@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,3 +68,24 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     return linked(markdown, page.file.src_uri)
+
+
+class Boxes(griffe.Extension):
+    """Two columns of a docstring, and what is indented in it, are shown as they are written."""
+
+    def on_instance(self, *, obj: griffe.Object | griffe.Alias, **_: Any) -> None:
+        if isinstance(obj, griffe.Object) and obj.docstring:
+            obj.docstring.value = boxed(obj.docstring.value)
+
+
+def boxed(docstring: str) -> str:
+    """Paragraphs in columns, or indented by two, as blocks of code."""
+
+    def box(paragraph: str) -> str:
+        lines = paragraph.split("\n")
+        if any(re.search(r"\S {3,}\S", line) for line in lines) or all(line.startswith("  ") for line in lines):
+            return "\n".join(f"    {line}" for line in lines)
+        return paragraph
+
+    text, examples, rest = docstring.partition("Examples:\n")
+    return "\n\n".join(map(box, text.split("\n\n"))) + examples + rest
