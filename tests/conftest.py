@@ -9,6 +9,7 @@ import functools
 import gc
 import importlib
 import io
+import shutil
 import subprocess
 import sys
 import traceback
@@ -163,6 +164,21 @@ def trained(command, tmp_path_factory) -> Run:
     process = command("train", *arguments, cwd=cwd)
     assert process.returncode == 0, process.stderr
     return Run(cwd, arguments, process)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium, headless. (Of a module: its event loop must not outlive it, notebooks run their own.)"""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: apt install chromium")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

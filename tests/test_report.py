@@ -17,21 +17,6 @@ from vcd.report import TEMPLATE, Exchange, Look, call, differences, render
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium, headless."""
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine: apt install chromium")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def report(trained, command, tmp_path_factory) -> Path:
     """Of a VCD and of a DDPM, which has no latents."""
     cwd = tmp_path_factory.mktemp("report")

@@ -42,6 +42,11 @@ def load(
     none of them, user/name on the Hugging Face Hub, of this revision, with this token. device: auto, a GPU where there is
     one; cpu, cuda, cuda:1, ... trust: your own modules that the checkpoint may name; their code then runs. raw: the last
     weights instead of the averaged ones. UserError where it is missing, damaged or not a model of vcd.
+
+    Examples:
+        >>> model = vcd.load("runs/.../last.ckpt")
+        >>> model.sample(4, seed=0).shape  # (n, channels, height, width), uint8
+        torch.Size([4, 1, 8, 8])
     """
     found = hub.find(os.fspath(path), revision=revision, token=token)
     checkpoint = checkpoints.Checkpoint(found, [trust] if isinstance(trust, str) else list(trust))
@@ -51,7 +56,16 @@ def load(
 
 @final
 class Trained:
-    """A trained model and what can be done with it. `model` is the LightningModule, `config` that of its run, if any."""
+    """A trained model and what can be done with it. `model` is the LightningModule, `config` that of its run, if any.
+
+    Examples:
+        >>> model = vcd.load("runs/.../last.ckpt")
+        >>> images = model.sample(4, seed=0)
+        >>> torch.equal(images[:2], model.decode(model.draw(2, seed=0)))  # by way of their latents
+        True
+        >>> mixed = model.exchange(images[:2], images[2:], levels=model.levels[:2])
+        >>> restored = model.restore(model.degrade(images, level=2), level=2)
+    """
 
     def __init__(
         self, model: Diffusion, config: DictConfig | None = None, checkpoint: checkpoints.Checkpoint | None = None,

@@ -20,6 +20,11 @@ class PerImage:
     The streams are counter-based (Philox 4x64: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), with
     (seed, index) as their key of 128 bits: no two images share one. Numbers are drawn on the CPU and moved, so they are
     the same on every device. What a network makes of them is the same in any batch and on any device up to rounding.
+
+    Examples:
+        >>> five, last = PerImage(0, range(5)), PerImage(0, [4])
+        >>> torch.equal(five.normal(3)[4], last.normal(3)[0])  # image 4 of seed 0, in any batch
+        True
     """
 
     def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"):

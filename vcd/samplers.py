@@ -70,8 +70,12 @@ class Sampler(ABC):
     """One loop over levels T = t_0 > t_1 > ... > 0; the concrete classes say how to step from t to s.
 
     steps: how many levels are visited; None: all T. power: how they are spread, 1 evenly, 2 quadratically, closer where
-    x is nearly clean. delta: std of the noise that joins every state
-    before it is restored, in units of images in [-1, 1] (twice the papers' [0, 1] units).
+    x is nearly clean. delta: std of the noise that joins every state before it is restored, in units of images in [-1, 1]
+    (twice the papers' [0, 1] units).
+
+    Examples:
+        >>> Cold(steps=3).grid(T=10)
+        [10, 7, 3, 0]
     """
 
     reads = False  # does it ask the degradation which eps led to a state?
@@ -259,14 +263,8 @@ class Ancestral(Sampler):
     """
 
     def __init__(
-        self,
-        *,
-        v: Number | None,
-        clip: bool = True,
-        steps: int | None = None,
-        power: Number = 1.0,
-        delta: Number = 0.0,
-    ):
+        self, *, v: Number | None, clip: bool = True, steps: int | None = None, power: Number = 1.0, delta: Number = 0.0
+    ):  # fmt: skip
         super().__init__(steps=steps, power=power, delta=delta)
         self.v, self.clip = v, clip
 

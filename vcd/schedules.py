@@ -37,7 +37,14 @@ def _above_zero(name: str, value: Number) -> None:
 
 
 class Schedule(ABC):
-    """What a level keeps of the image."""
+    """What a level keeps of the image.
+
+    Examples:
+        >>> Linear().fade(4).tolist()
+        [1.0, 0.75, 0.5, 0.25, 0.0]
+        >>> bool((Cosine().alpha_bar(100).diff() < 0).all())
+        True
+    """
 
     @abstractmethod
     def fade(self, T: int) -> Levels:

@@ -145,7 +145,14 @@ class TrainSet(Start):
 
 def natural(degradation: Degradation, *, channels: int, size: int, noise: Number = 0.0, zero: float = BLACK) -> Start:
     """The start that D(., T) asks for: normal where it is noise, black where it makes everything black, channel means
-    where it leaves flat images, and degraded training images where it leaves more than that."""
+    where it leaves flat images, and degraded training images where it leaves more than that.
+
+    Examples:
+        >>> from vcd.degradations.fade import Fade
+        >>> from vcd.schedules import Linear
+        >>> type(natural(Fade(T=4, size=8, schedule=Linear()), channels=1, size=8)).__name__
+        'Black'
+    """
     shape: dict[str, Any] = dict(channels=channels, size=size, noise=noise)
     last = degradation.random if isinstance(degradation, Compose) and degradation.stochastic else degradation
     if degradation.stochastic and not isinstance(last, Noisy):  # of a law that is not known

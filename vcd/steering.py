@@ -103,7 +103,14 @@ def decode(
 
 
 def exchange(target: Path, source: Path, levels: Sequence[int]) -> Path:
-    """The target's paths with the source's latents at `levels`; level T brings the source's x_T along."""
+    """The target's paths with the source's latents at `levels`; level T brings the source's x_T along.
+
+    Examples:
+        >>> model = vcd.load("runs/.../last.ckpt")
+        >>> a, b = model.draw([0, 1]), model.draw([2, 3])
+        >>> torch.equal(model.decode(exchange(a, b, [])), model.sample([0, 1]))  # nothing is exchanged
+        True
+    """
     z, T = target.z.clone(), len(target.z)
     index = [t - 1 for t in levels]
     z[index] = source.z[index]

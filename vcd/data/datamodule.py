@@ -30,6 +30,16 @@ class DegradationDataModule(L.LightningDataModule):
     global random state. Validation has the same images, levels and randomness every time, never flipped, and leaves
     the global random state as it was. `batch_size` and `val_batch_size` are totals over all processes;
     `val_images` is about how many (image, level) pairs a validation has (see `ValidationPairs`).
+
+    Examples:
+        >>> from vcd.data.digits import Digits
+        >>> from vcd.degradations.fade import Fade
+        >>> from vcd.predictions import Xt
+        >>> from vcd.schedules import Cosine
+        >>> D = Fade(T=4, size=8, schedule=Cosine())
+        >>> data = DegradationDataModule(dataset=Digits(), degradation=D, prediction=Xt())
+        >>> next(data.train_batches(10)).shape
+        torch.Size([10, 1, 8, 8])
     """
 
     def __init__(

@@ -20,6 +20,14 @@ class Degradation(nn.Module, ABC):
 
     Images are in [-1, 1]. A subclass has no trainable parameter and keeps every tensor as a buffer; it computes in
     float32, under autocast too. UserError if T is not a whole number of at least 1.
+
+    Examples:
+        >>> class Dim(Degradation):
+        ...     def forward(self, x0, t, eps=None):
+        ...         return x0 * (1 - t / self.T)[:, None, None, None]
+        >>> D, x0 = Dim(T=4), torch.ones(3, 1, 2, 2)
+        >>> D(x0, torch.tensor([0, 1, 4]))[:, 0, 0, 0].tolist()
+        [1.0, 0.75, 0.0]
     """
 
     T: int

@@ -144,6 +144,18 @@ class GaussianDegradation(Noisy, ABC):
     The basis B is the pixels (ordinary noise) or the DCT (blur with noise: Hoogeboom and Salimans 2022,
     arXiv:2209.05557). signal (T+1,) or (T+1, H, W) and noise (T+1,) are 1 and 0 at level 0. DDPM, DDIM, the predictions
     of eps and v, and the bound read nothing else.
+
+    Examples:
+        >>> noise = torch.linspace(0, 1, 5, dtype=torch.float64)
+        >>> class Cone(GaussianDegradation):
+        ...     def __init__(self):
+        ...         super().__init__(signal=(1 - noise**2).sqrt().clamp(min=0.01), noise=noise, basis=Identity())
+        >>> D, x0 = Cone(), torch.zeros(1, 1, 2, 2)
+        >>> t, s = torch.tensor([3]), torch.tensor([2])
+        >>> x_t = D(x0, t, D.draw(x0))
+        >>> step = D.posterior(x_t, x0, t, s)  # q(x_s | x_t, x_0): its mean keeps part of x_t's noise
+        >>> bool((step.mean.abs() < x_t.abs()).all()), bool(step.std < D.noise[2])
+        (True, True)
     """
 
     signal: Tensor

@@ -34,7 +34,18 @@ class Encoded:
 
 
 class Prior(nn.Module, ABC):
-    """A distribution over the latents of all T steps of an image."""
+    """A distribution over the latents of all T steps of an image.
+
+    Examples:
+        >>> from vcd.priors import Independent, Shared
+        >>> from vcd.randomness import PerImage
+        >>> z = Independent(latent=8).sample(6, PerImage(0, range(3)))
+        >>> z.shape  # T steps, n images, d units
+        torch.Size([6, 3, 8])
+        >>> one = Shared(latent=8).sample(6, PerImage(0, range(3)))
+        >>> torch.equal(one[0], one[5]), torch.equal(z[0], z[5])
+        (True, False)
+    """
 
     def __init__(self, *, latent: int):
         super().__init__()
