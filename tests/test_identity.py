@@ -79,6 +79,10 @@ def test_a_new_key_that_means_what_was_before_changes_no_identity(digests, monke
     assert digests(*new) == digests() != digests("+model.warp=1")
 
 
+def test_a_network_by_its_name_and_by_its_values_is_the_same_run(digests):
+    assert digests("network=fast") == digests("network=small", "network.unet.patch=2") != digests("network=small")
+
+
 # --- version 0.1 ------------------------------------------------------------------------------------------------------
 
 
