@@ -17,7 +17,8 @@ log = logging.getLogger("vcd")
 
 
 def run(models: Mapping[str, Diffusion], request: Request, out: Path) -> list[Path]:
-    rows, blocks, curves, sigmas = [], [], {}, sorted(float(t) for t in request.temperatures)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    rows, blocks, sigmas = [], [], sorted(float(t) for t in request.temperatures)
     for name, model in models.items():
         randomness = PerImage(request.seed, range(request.n), model.device)
         if request.images is None:
