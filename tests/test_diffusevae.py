@@ -331,5 +331,6 @@ def test_both_stages_by_one_command(command, tmp_path):
             "control", f"task={task}", f"ckpt={last}", "n=2", "variations=2", "weights=3", "out=c", cwd=tmp_path
         )
         assert steered.returncode == 0 and (tmp_path / "c" / f"{task}.png").exists(), steered.stderr
+    assert (tmp_path / "c" / "guess_corrupt_curve.png").exists()
     sampled = command("sample", f"ckpt={last}", "n=4", "guidance=1", "out=s", cwd=tmp_path)
     assert sampled.returncode == 0, sampled.stderr
