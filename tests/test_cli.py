@@ -41,6 +41,9 @@ def test_help_has_a_line_for_every_key_and_the_choices_of_every_group_of_the_com
     lines = {line.split("=")[0].strip(): line for line in page.stdout.splitlines() if "=" in line}
     for key in keys(yaml) - groups:
         assert len(lines[key].split("  ")[-1]) > 3, f"{key} has no comment in {verb}.yaml"
+    if verb == "control":  # a comment of two lines
+        assert lines["task"].endswith("bands; of a model that refines: guess_vary, guess_interpolate, guess_edit, "
+                                      "guess_temperature, guess_corrupt")  # fmt: skip
     text = page.stdout.replace(",\n     ", ",").splitlines()  # long lists are wrapped
     for group in groups:
         (at,) = [i for i, line in enumerate(text) if line.startswith(f"  {group}=")]

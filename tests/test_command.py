@@ -42,9 +42,12 @@ def test_it_lists_the_verbs_and_hands_over(vcd, tmp_path):
     assert code == 0 and vcd("--help") == (0, listed)
     assert all(f"  {verb} " in listed for verb in verbs())
     code, page = vcd("sample", "--help")
-    assert code == 0 and page.startswith("python -m vcd.sample") and "ckpt=null" in page
+    assert code == 0 and page.startswith("vcd sample ckpt=...: ") and "ckpt=null" in page
     code, page = vcd("sweep", "--help")
-    assert code == 0 and "collect" in page
+    assert code == 0 and page.startswith("usage: vcd sweep ") and "collect" in page
+    assert all(
+        vcd(verb, "--help")[1].splitlines()[0].split(" ")[:2] == ["vcd", verb] for verb in verbs() if verb != "sweep"
+    )
 
 
 def test_an_unknown_verb_names_the_nearest(vcd):

@@ -11,12 +11,14 @@ import sys
 import threading
 from pathlib import Path
 
-import huggingface_hub
+import huggingface_hub.constants as constants
 import pytest
 import torch
+from conftest import TINY
+from omegaconf import OmegaConf
 
 import vcd
-from vcd import hub
+from vcd import checkpoints, hub
 
 
 class Double(http.server.BaseHTTPRequestHandler):
@@ -24,6 +26,7 @@ class Double(http.server.BaseHTTPRequestHandler):
 
     root: Path
     asked: list[tuple[str, str]]
+    address: str
 
     def log_message(self, *_):
         pass
@@ -62,7 +65,7 @@ class Double(http.server.BaseHTTPRequestHandler):
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}"
             (self.root / name).mkdir(parents=True, exist_ok=True)
-            return self.say({"url": f"http://hub/{name}", "name": name})
+            return self.say({"url": f"{self.address}/{name}", "name": name})
         if self.path == "/api/validate-yaml":
             return self.say({"errors": [], "warnings": []})
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main.*", self.path):
@@ -76,7 +79,7 @@ class Double(http.server.BaseHTTPRequestHandler):
                     path = self.root / found[1] / line["value"]["path"]
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(base64.b64decode(line["value"]["content"]))
-            return self.say({"commitUrl": f"http://hub/{found[1]}/commit/{'c' * 40}", "commitOid": "c" * 40})
+            return self.say({"commitUrl": f"{self.address}/{found[1]}/commit/{'c' * 40}", "commitOid": "c" * 40})
         self.say({"error": self.path}, 404)
 
 
@@ -87,8 +90,7 @@ def double(tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Double)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    constants = huggingface_hub.constants
+    address = Double.address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)  # what HF_ENDPOINT and HF_HUB_CACHE say at the first import
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -100,13 +102,27 @@ def double(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def model(trained) -> vcd.Trained:
-    return vcd.load(trained.last, device="cpu")
+def checkpoint(compose, tmp_path_factory) -> Path:
+    """Of a small model that was never trained."""
+    cfg = compose("model=vcd", *TINY, "prior=independent", "run_dir=run")
+    torch.manual_seed(0)
+    stored = {
+        "state_dict": checkpoints.build(cfg).state_dict(),
+        checkpoints.CONFIG: OmegaConf.to_container(cfg, resolve=True),
+    }
+    path = tmp_path_factory.mktemp("tiny") / "last.ckpt"
+    checkpoints.AtomicCheckpointIO().save_checkpoint({**stored, checkpoints.VERSION: vcd.__version__}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint) -> vcd.Trained:
+    return vcd.load(checkpoint, device="cpu")
 
 
 def test_what_is_pushed_is_loaded_by_its_name(model, double, tmp_path):
     link = model.push_to_hub("ann/tiny", token="hf_x", commit_message="First")
-    assert link == f"http://hub/ann/tiny/commit/{'c' * 40}"
+    assert link == f"{Double.address}/ann/tiny/commit/{'c' * 40}"
     assert {path.name for path in (double / "ann" / "tiny").iterdir()} >= {
         "README.md",
         "config.json",
@@ -121,11 +137,11 @@ def test_what_is_pushed_is_loaded_by_its_name(model, double, tmp_path):
     assert torch.equal(vcd.Trained.from_pretrained("ann/tiny", device="cpu").sample(2), model.sample(2))
 
 
-def test_commands_push_and_take_names(trained, double, here, tmp_path):
-    assert here("export", f"ckpt={trained.last}", "push=ann/tiny", "device=cpu").code == 0
+def test_commands_push_and_take_names(checkpoint, double, here, tmp_path):
+    assert here("export", f"ckpt={checkpoint}", "push=ann/tiny", "device=cpu").code == 0
     assert here("sample", "ckpt=ann/tiny", "n=2", "device=cpu").code == 0
     assert (tmp_path / "ann" / "samples-seed0-n2" / "samples.png").exists()
-    both = here("export", f"ckpt={trained.last}", "push=ann/tiny", "out=x")
+    both = here("export", f"ckpt={checkpoint}", "push=ann/tiny", "out=x")
     assert both.sentence == "out=... writes a folder and push=... uploads it: give one of them"
 
 
@@ -163,9 +179,9 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path, model):
 
 
 def test_without_a_way_to_the_hub_it_is_one_sentence(monkeypatch, tmp_path):
-    """In a process of its own, as HF_ENDPOINT is read when huggingface_hub is imported."""
+    """In a process of its own, as these variables are read when huggingface_hub is imported."""
     code = "import vcd\ntry:\n    vcd.load('ann/x')\nexcept vcd.UserError as error:\n    print(error)"
-    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "PATH": "", "HF_TOKEN": "hf_x",
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_TOKEN": "hf_x",
                    "PYTHONPATH": str(Path(vcd.__file__).parents[1])}  # fmt: skip
     said = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert said.stdout.startswith("ann/x is no file or folder here, and the Hugging Face Hub does not give it (")

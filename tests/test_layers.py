@@ -50,6 +50,7 @@ LAYERS = [
     [
         "checkpoints",
         "identity",
+        "labels",
         "memory",
         "steering",
         "refining",

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from omegaconf import DictConfig
 from torch import Tensor
 
-from vcd import checkpoints, hub, restoring, sharing, steering
+from vcd import checkpoints, hub, labels, restoring, sharing, steering
 from vcd.data import own
 from vcd.errors import UserError
 from vcd.models.base import Diffusion
@@ -29,6 +29,7 @@ from vcd.steering import Path
 Images = UInt8[Tensor, "n c h w"]
 File = str | os.PathLike[str]
 Given = Tensor | File | Sequence[File]  # images as bytes, or files of them
+Label = int | Sequence[int] | None
 BATCH = 256  # images at a time, as in vcd.sample
 
 
@@ -96,31 +97,35 @@ class Trained:
     # --- unconditional ------------------------------------------------------------------------------------------------
 
     def sample(
-        self, n: int | Sequence[int] = 16, *, seed: int = 0, steps: int | None = None, sampler: Sampler | None = None,
-        batch: int = BATCH,
+        self, n: int | Sequence[int] = 16, *, seed: int = 0, label: Label = None, steps: int | None = None,
+        sampler: Sampler | None = None, batch: int = BATCH,
     ) -> Images:  # fmt: skip
         """Images: the first n of this seed, or those at the indices n. Those of `vcd sample` for the same seed.
 
-        steps: how many levels are visited; None: as the run has it. sampler: another one than the run's. batch: images
-        at a time. UserError where the model cannot be asked in so many steps; NotFinite where an image is not finite.
+        label: a class, or several in turn, of a model that was trained with `network.unet.classes`; None: any. steps: how many levels are visited; None: as the run has it. sampler: another one than the run's. batch: images
+        at a time. UserError where the model knows no such label or cannot be asked in so many steps; NotFinite where an image is not finite.
         """
-        images = []
+        images, done = [], 0
         with self._sampling(steps, sampler) as model:
             for some in _batches(n, batch):
-                x0 = model.sample(PerImage(seed, some, model.device), keep=2).x0
+                told = labels.condition(model, label, range(done, done + len(some)))
+                x0 = model.sample(PerImage(seed, some, model.device), condition=told, keep=2).x0
                 images.append(model.space.decode(x0).cpu())
+                done += len(some)
         return torch.cat(images)
 
     def sequences(
-        self, n: int | Sequence[int] = 8, *, seed: int = 0, frames: int | None = None, steps: int | None = None,
-        sampler: Sampler | None = None,
+        self, n: int | Sequence[int] = 8, *, seed: int = 0, label: Label = None, frames: int | None = None,
+        steps: int | None = None, sampler: Sampler | None = None,
     ) -> tuple[list[int], UInt8[Tensor, "n k c h w"]]:  # fmt: skip
         """The way from x_T to x_0 of the images that `sample` gives: k levels, T first, and every image at each of them.
 
         frames: about how many levels, evenly spread; None: all that are visited.
         """
         with self._sampling(steps, sampler) as model:
-            way = model.sample(PerImage(seed, _indices(n), model.device), keep=frames)
+            indices = _indices(n)
+            told = labels.condition(model, label, range(len(indices)))
+            way = model.sample(PerImage(seed, indices, model.device), condition=told, keep=frames)
             states = torch.stack([model.space.decode(x).cpu() for x in way.states.flip(0)], 1)
         return way.levels.flip(0).tolist(), states
 

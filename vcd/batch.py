@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vcd.levels import Levels
 
+UNTOLD = -1  # in the place of a label
 Rows = Tensor | slice | Sequence[int]
 Self = TypeVar("Self", "Condition", "Degraded")
 
@@ -24,7 +25,7 @@ class Condition:
     """What a network is told besides x_t, t and s, each part for every image of the batch, or None."""
 
     z: Float[Tensor, "b *d"] | None = None  # the latent of this step
-    label: Int64[Tensor, " b"] | None = None
+    label: Int64[Tensor, " b"] | None = None  # a class; UNTOLD where the network is not told
     image: Float[Tensor, "b c2 h2 w2"] | None = None  # a first guess to refine
 
     def take(self, rows: Rows) -> "Condition":

@@ -1,6 +1,8 @@
 """What --help says of a command: its keys and groups, in the words of its yaml's own comments."""
 
 import argparse
+import itertools
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +21,20 @@ def asked(arguments: list[str]) -> bool:
     return bool({"--help", "-h"} & set(arguments))
 
 
+def called(verb: str) -> str:
+    """The verb as it was called: `vcd train` or `python -m vcd.train`."""
+    return f"vcd {verb}" if Path(sys.argv[0]).name in ("vcd", "vcd.exe") else f"python -m vcd.{verb}"
+
+
 def page(verb: str, arguments: list[str]) -> str:
-    """The help of `python -m vcd.<verb>`. (Hydra's own lists the groups of all commands, and takes its time.)"""
+    """The help of a verb. (Hydra's own lists the groups of all commands, and takes its time.)"""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config-dir", "-cd", type=Path)
     own = parser.parse_known_args(arguments)[0].config_dir
     text = (CONF / f"{verb}.yaml").read_text()
     keys, groups = read(verb)
-    parts = [text.splitlines()[0].removeprefix("# "), "", "Keys (key=value):", *map(_column, keys)]
+    about = text.splitlines()[0].removeprefix(f"# python -m vcd.{verb}")
+    parts = [called(verb) + about, "", "Keys (key=value):", *map(_column, keys)]
     if groups:
         parts += ["", "Groups (group=option):"]
     for group in groups:
@@ -72,8 +80,21 @@ def _lines(text: str, node: yaml.MappingNode, prefix: str = "") -> Iterator[Line
         if isinstance(value, yaml.MappingNode) and not value.flow_style:
             yield from _lines(text, value, f"{prefix}{key.value}.")
         elif not key.value.startswith("_"):
-            rest = text[value.end_mark.index :].partition("\n")[0]
-            yield prefix + key.value, text[value.start_mark.index : value.end_mark.index], rest.partition("# ")[2]
+            yield (
+                prefix + key.value,
+                text[value.start_mark.index : value.end_mark.index],
+                _comment(text, value.end_mark),
+            )
+
+
+def _comment(text: str, after: yaml.Mark) -> str:
+    """What stands behind a value, and below it in the same column."""
+    first, *below = text.splitlines()[after.line :]
+    column = first.find("# ", after.column)
+    if column < 0:
+        return ""
+    goes_on = itertools.takewhile(lambda line: line[: column + 2] == " " * column + "# ", below)
+    return " ".join(line[column + 2 :] for line in (first, *goes_on))
 
 
 def _column(line: Line) -> str:

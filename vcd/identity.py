@@ -42,6 +42,7 @@ NEUTRAL: dict[str, Any] = {
     "model.network.classes": None,
     "model.network.context": 0,
     "model.network.shift": False,
+    "*.unlabelled": 0.1,
     "model.guess": None,
     "model.network.fourier": [],
     "model.network.residual": False,

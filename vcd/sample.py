@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vcd.cli import entry, listed
 from vcd.errors import UserError
@@ -60,12 +60,14 @@ def write(model: "Diffusion", cfg: DictConfig, out: Path, *, sha256: str) -> dic
     from PIL import Image
     from tqdm import tqdm
 
+    from vcd import labels
     from vcd.callbacks.pictures import FRAMES, write_sequences
     from vcd.images import write_png
     from vcd.randomness import PerImage
 
     out.mkdir(parents=True, exist_ok=True)
-    facts = {"ckpt": str(cfg.ckpt), "sha256": sha256, "n": cfg.n, "seed": cfg.seed, "raw": cfg.raw,
+    label = OmegaConf.to_container(cfg.label) if OmegaConf.is_config(cfg.label) else cfg.label
+    facts = {"ckpt": str(cfg.ckpt), "sha256": sha256, "n": cfg.n, "seed": cfg.seed, "label": label, "raw": cfg.raw,
              "prior": type(getattr(model, "prior", None)).__name__, "sampler": type(model.sampler).__name__,
              "delta": model.sampler.delta}  # fmt: skip
     _say(out, facts, finished=False)
@@ -75,7 +77,8 @@ def write(model: "Diffusion", cfg: DictConfig, out: Path, *, sha256: str) -> dic
     for first in tqdm(range(0, cfg.n, cfg.batch_size), desc="sampling", unit="batch"):
         indices = range(first, min(first + cfg.batch_size, cfg.n))
         keep = FRAMES if first < cfg.rows else 2  # states to keep: never thousands
-        trajectory = model.sample(PerImage(cfg.seed, indices, model.device), keep=keep)
+        condition = labels.condition(model, label, indices)
+        trajectory = model.sample(PerImage(cfg.seed, indices, model.device), condition=condition, keep=keep)
         images = model.space.decode(trajectory.x0).cpu()
         pixels = images.permute(0, 2, 3, 1).numpy()
         if array is None:

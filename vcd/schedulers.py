@@ -7,7 +7,7 @@ from vcd.errors import UserError
 from vcd.models.base import Diffusion
 from vcd.predictions import X0, Eps, V
 
-TYPES = {Eps: "epsilon", X0: "sample", V: "v_prediction"}
+TYPES: dict[type, str] = {Eps: "epsilon", X0: "sample", V: "v_prediction"}
 
 
 def config(model: Diffusion) -> dict[str, Any]:

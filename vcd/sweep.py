@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from vcd.errors import UserError
+from vcd.help import called
 from vcd.mistakes import explain
 
 CODES = "exit codes: 0 all runs finished, 3 some are still queued or running, 1 some failed, were killed or cancelled"
@@ -13,9 +14,7 @@ CODES = "exit codes: 0 all runs finished, 3 some are still queued or running, 1 
 
 def main() -> None:
     """Read the command line; print; exit with the code of the sweep's state."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vcd.sweep", description="Look after a folder of runs.", epilog=CODES
-    )
+    parser = argparse.ArgumentParser(prog=called("sweep"), description="Look after a folder of runs.", epilog=CODES)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in {"status": "how every run is doing", "resume": "submit again what has ended unfinished",
                        "cancel": "end what is under way; it can be resumed", "collect": "write DIR/runs.csv"}.items():  # fmt: skip

@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import Tensor
 from tqdm import tqdm
 
-from vcd import checkpoints, curves, hardware, memory, schema, seeds, stages
+from vcd import checkpoints, curves, hardware, labels, memory, schema, seeds, stages
 from vcd.callbacks.checkpoint import Checkpoint, LastStep
 from vcd.callbacks.heartbeat import Heartbeat
 from vcd.callbacks.pictures import Pictures
@@ -42,6 +42,8 @@ def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
     seeds.everything(cfg.seed)
     model = checkpoints.build(cfg)
     data = datamodule(cfg, model)
+    if model.classes is not None:
+        labels.check(model, len(data.train_images.classes))
     metrics = CSVMetrics(path=run.path / "metrics.csv")
     begun = resume(cfg, run, metrics)
     if begun.step == 0:

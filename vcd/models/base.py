@@ -14,7 +14,7 @@ from torch.distributions import Normal
 
 import vcd
 from vcd import compat
-from vcd.batch import UNCONDITIONAL, Condition, Degraded
+from vcd.batch import UNCONDITIONAL, UNTOLD, Condition, Degraded
 from vcd.bounds import Bound
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
@@ -45,7 +45,8 @@ class Diffusion(L.LightningModule, ABC):
     """A degradation and a network that undoes it. Concrete classes say what the objective is and where z comes from.
 
     start: a `Start`, or a function of the degradation that makes one. guess: what is refined; None: images are made from
-    x_T alone. optimizer: a function of the parameters; None where nothing is trained. scheduler: a function of the
+    x_T alone. unlabelled: the share of the images that are trained without their label, where the network is told of
+    classes, so that it can do without: what takes no label, as bounds, priors and restoration, is asked so. optimizer: a function of the parameters; None where nothing is trained. scheduler: a function of the
     optimiser; None keeps its learning rate.
 
     Examples:
@@ -66,7 +67,8 @@ class Diffusion(L.LightningModule, ABC):
     def __init__(
         self, *, degradation: Degradation, prediction: Prediction, perturbation: Perturbation, network: nn.Module,
         start: Start | Callable[[Degradation], Start], sampler: Sampler, space: Space | None = None,
-        guess: Guess | None = None, optimizer: Callable | None = None, scheduler: Callable | None = None,
+        guess: Guess | None = None, unlabelled: float = 0.1, optimizer: Callable | None = None,
+        scheduler: Callable | None = None,
     ):  # fmt: skip
         super().__init__()
         prediction.check(degradation)
@@ -81,6 +83,9 @@ class Diffusion(L.LightningModule, ABC):
         self.network, self.sampler = network, sampler
         self.start = start if isinstance(start, Start) else start(degradation)
         self.space, self.guess = Pixels() if space is None else space, guess
+        if not 0.0 <= unlabelled <= 1.0:
+            raise UserError(f"model.unlabelled={unlabelled} is a share of the images: it must lie between 0 and 1")
+        self.unlabelled = unlabelled
         self._check_guess()
         if self.space.shape not in (None, self.start.shape):
             raise UserError(
@@ -127,6 +132,11 @@ class Diffusion(L.LightningModule, ABC):
     def image_shape(self) -> tuple[int, ...]:
         """(c, h, w) of the images; x has the shape of `start`, which may be another."""
         return tuple(self.space.decode(torch.zeros(1, *self.start.shape, device=self.device)).shape[1:])
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the network can be told of; None: it knows no labels."""
+        return getattr(self.network, "classes", None)
 
     @abstractmethod
     def losses(self, batch: Degraded) -> Losses:
@@ -202,7 +212,10 @@ class Diffusion(L.LightningModule, ABC):
                             "train with guess.drop=0.1 to restore without")  # fmt: skip
 
     def told(self, batch: Degraded) -> Degraded:
-        """The batch with a first guess of its images, where the model refines one."""
+        """The batch with a first guess of its images, where the model refines one; in training, some without their label."""
+        if self.training and self.classes and self.unlabelled:
+            kept = torch.rand(len(batch.label), device=batch.label.device) >= self.unlabelled
+            batch = replace(batch, label=batch.label.where(kept, UNTOLD))
         return batch if self.guess is None else self.guess.tell(batch, self.space)
 
     def fit_prior(self, x0: Batches) -> None:

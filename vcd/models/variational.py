@@ -15,7 +15,7 @@ from torch.distributions import Normal
 
 from vcd import bounds
 from vcd.annealing import kl_weight
-from vcd.batch import UNCONDITIONAL, Condition, Degraded
+from vcd.batch import UNCONDITIONAL, UNTOLD, Condition, Degraded
 from vcd.bounds import Bound, Quantity
 from vcd.degradations.base import Degradation
 from vcd.levels import Levels
@@ -192,7 +192,7 @@ class Variational(Diffusion, ABC):
                 below = self.sampler.below(t, D.T)
                 s = self.sampler.ask(t, below)
                 path &= bool((s == below).all())
-                batch = Degraded(x0, t, s, D(x0, t, eps), D(x0, s, eps), eps, torch.zeros_like(t))
+                batch = Degraded(x0, t, s, D(x0, t, eps), D(x0, s, eps), eps, torch.full_like(t, UNTOLD))
                 terms = self.losses(batch).terms
                 rate, sse = terms["kl_bits"].mean().item(), terms["reconstruction_sse"]
                 beta = float(self.betas(t[:1]))

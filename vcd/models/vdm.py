@@ -116,7 +116,7 @@ class VDM(Diffusion):
             for i in range(draws):
                 t = T * (1 - (i + offset) / draws)
                 eps = randomness.normal(*x0.shape[1:])
-                batch = Degraded(x0, t, torch.zeros_like(t), x0, x0, eps, torch.zeros_like(t).long())
+                batch = Degraded(x0, t, torch.zeros_like(t), x0, x0, eps, torch.full_like(t, UNTOLD).long())
                 for name, value in self.losses(batch).terms.items():
                     sums[name] = sums.get(name, 0.0) + value.mean().item() / draws
         numbers = {"bits_per_dim": Quantity(sums.pop("loss"), "lower", "bits")}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vcd.batch import UNCONDITIONAL, Condition
+from vcd.batch import UNCONDITIONAL, UNTOLD, Condition
 from vcd.degradations.base import exactly
 from vcd.errors import UserError
 from vcd.levels import Levels
@@ -106,7 +106,8 @@ class UNet(nn.Module):
             z = x_t.new_zeros(len(x_t), 0 if inject is None else inject.latent)
         emb = self.t_embedding(t) + self.s_embedding(s)
         if self.classes is not None and condition.label is not None:
-            emb = emb + self.label_embedding(condition.label)
+            told = condition.label != UNTOLD
+            emb = emb + told[:, None] * self.label_embedding(condition.label.where(told, 0))
         if inject is not None:
             emb = inject.embed(emb, z)
         image = condition.image

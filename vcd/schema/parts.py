@@ -168,6 +168,7 @@ class Model(TypedDict, total=False):
     annealing: values.CountOrZero
     calibrated: values.Flag
     free_bits: values.NotNegative
+    unlabelled: values.Share
     steps: values.Count | None
 
 

@@ -86,6 +86,10 @@ Range = Annotated[
     | Annotated[list[Annotated[int, Field(strict=True, ge=1)]], Field(min_length=2, max_length=2)],
     be("a level, such as 4, two of them, such as [2,5], or null"),
 ]
+Labels = Annotated[
+    CountOrZero | Annotated[list[CountOrZero], Field(min_length=1)],
+    be("a class, such as 3, or several, such as [0,1,2]"),
+]
 Multiples = Annotated[list[Positive], Field(min_length=1), be("a list of finite numbers greater than 0, such as [1,2]")]
 Resolutions = Annotated[list[CountOrZero], be("a list of resolutions, such as [1]; 0 is the finest")]
 Exponents = Annotated[

@@ -62,6 +62,7 @@ class Sample(Verb, total=False):
     n: values.Count
     batch_size: values.Count
     out: values.Place | None
+    label: values.Labels | None
     delta: values.NotNegative | None
     guidance: values.Finite | None
     raw: values.Flag
