@@ -3,7 +3,7 @@
 # stopped; its runs are kept in runs/pictures/ (or $RUNS). Further arguments go to the trainings of digits and mnist.
 #
 #   bash scripts/pictures.sh digits     digits.png: what README's first command makes; four minutes on a CPU
-#   bash scripts/pictures.sh mnist      mnist_{vcd,vwd,ddpm,ddpm_eps,bansal,rissanen,exchange,bands}.png: two hours on two cores
+#   bash scripts/pictures.sh mnist      mnist_{vcd,vwd,ddpm,ddpm_eps,bansal,rissanen,exchange,bands}.png and first.png, README's: two hours on two cores
 #   bash scripts/pictures.sh compare    mnist_comparison.png and mnist_patch.png, with the numbers of RESULTS.md: three hours
 #
 # Of a model: the first 64 samples of seed 0, none chosen, and x_T..x_0 of the first eight.
@@ -46,6 +46,7 @@ mnist)
     "$python" -m vcd.control "$both" task=exchange n=5 out="$runs/exchange"
     "$python" -m vcd.control "$both" task=bands n=64 out="$runs/bands"
     cp "$runs/exchange/exchange.png" "$docs/mnist_exchange.png"
+    "$python" scripts/first_picture.py "$vcd/last.ckpt" "$docs/first.png"
     cp "$runs/bands/bands.png" "$docs/mnist_bands.png"
     drawn mnist_rissanen "${mnist[@]}" model=rissanen
     drawn mnist_ddpm "${mnist[@]}" model=ddpm

@@ -1,6 +1,8 @@
 """notebooks/: stored without outputs, and every one runs from top to bottom on a checkpoint and shows its pictures."""
 
+import ast
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -49,6 +51,19 @@ def test_stored_without_outputs(path):
         compile(cell.source, f"{path.name}, code cell {i}", "exec")
     kinds = [cell.cell_type for cell in notebook.cells]
     assert ("code", "code") not in list(zip(kinds, kinds[1:], strict=False)), "every cell has its sentence"
+
+
+@every_notebook
+def test_uses_the_python_api_alone(path):
+    """The names of `vcd`, and those that have a place on the API pages."""
+    pages = "".join(page.read_text() for page in (CONF.parent / "docs" / "api").glob("*.md"))
+    public = set(re.findall(r"^::: (vcd\S+)", pages, re.MULTILINE))
+    for cell in code(nbformat.read(path, as_version=4)):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("vcd"):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                assert all(any(f"{one}.".startswith(f"{name}.") for one in public) for name in names), names - public
+        assert "plt." not in cell.source, "plots look as vcd.style has it"
 
 
 @pytest.mark.long

@@ -25,6 +25,7 @@ _HOMES = {
     "UNet": "vcd.networks.unet",
     "Encoder": "vcd.networks.encoder",
     "UserError": "vcd.errors",
+    "CONF": "vcd.help",
 }  # fmt: skip
 __all__ = ["__version__", *_HOMES]
 

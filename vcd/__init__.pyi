@@ -4,6 +4,7 @@ from vcd.data.datamodule import DegradationDataModule as DegradationDataModule
 from vcd.data.digits import Digits as Digits
 from vcd.degradations.base import Degradation as Degradation
 from vcd.errors import UserError as UserError
+from vcd.help import CONF as CONF
 from vcd.models.base import Diffusion as Diffusion
 from vcd.models.vcd import VCD as VCD
 from vcd.models.vwd import VWD as VWD
