@@ -25,6 +25,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import gpu_parity  # noqa: E402
 import gpu_speed  # noqa: E402
 import tables  # noqa: E402
+from bench_frontier import ends  # noqa: E402
 from gpu_quality import unpack  # noqa: E402
 from kept import UNFINISHED, Kept  # noqa: E402
 from quality import frontier  # noqa: E402
@@ -182,6 +183,14 @@ def test_advice_names_the_fastest_mode_and_what_would_make_it_the_choice():
 def test_the_frontier_is_what_no_other_is_both_cheaper_and_nearer_than():
     points = {"a": (1.0, 9.0), "b": (2.0, 9.5), "c": (3.0, 4.0), "d": (4.0, 4.0), "e": (9.0, 1.0)}
     assert frontier(points) == ["a", "c", "e"]
+
+
+def test_a_shape_ends_where_its_seeds_do_on_average():
+    def row(shape: str, seed: int, distance: float) -> dict:
+        return {"shape": shape, "seed": seed, "s per 1,000": 2.0, "fcd of held-out images": distance}
+
+    rows = [row("a", 0, 90.0), row("a", 0, 30.0), row("b", 0, 7.0), row("a", 1, 80.0), row("a", 1, 40.0)]
+    assert ends(rows) == {"a": (2.0, 35.0), "b": (2.0, 7.0)}
 
 
 def test_packed_jpegs_become_a_data_set(tmp_path):
