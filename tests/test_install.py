@@ -67,6 +67,55 @@ def test_sweeps_start_from_an_installation(python, tmp_path):
     assert run("degrade", "--help").stdout.startswith("python -m vcd.degrade")
 
 
+BARE = """
+import importlib.metadata as metadata, re, sys
+from packaging.requirements import Requirement
+
+def plain(name):
+    return re.sub("[-_.]+", "-", name).lower()
+
+wanted, todo = set(), [("vcd", "")]
+while todo:
+    name, extra = todo.pop()
+    if (name, extra) not in wanted:
+        wanted.add((name, extra))
+        for need in map(Requirement, metadata.requires(name) or []):
+            if need.marker is None or need.marker.evaluate({"extra": extra}):
+                todo += [(plain(need.name), extra) for extra in {"", *need.extras}]
+wanted = {name for name, _ in wanted}
+for module, owners in metadata.packages_distributions().items():
+    if not wanted & set(map(plain, owners)):
+        sys.modules[module] = None
+for plugin in ("hydra_submitit_launcher", "hydra_optuna_sweeper"):
+    sys.modules[f"hydra_plugins.{plugin}"] = None
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("python", ["wheel"], indirect=True)
+def test_training_and_sharing_need_no_more_than_the_wheel_says(python, tmp_path):
+    """All that is neither required by vcd, nor by what it requires, cannot be imported."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "sitecustomize.py").write_text(BARE)
+    environment = {**os.environ, "VCD_DATA": str(tmp_path / "no-data"), "PYTHONPATH": str(tmp_path / "bare")}
+
+    def run(*line: str) -> str:
+        said = subprocess.run(
+            [python, *line], cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True
+        )
+        assert said.returncode == 0, said.stdout + said.stderr
+        return said.stdout
+
+    gone = "import sys; print(*(name for name in ('wandb', 'optuna', 'huggingface_hub', 'diffusers', 'jupyterlab', 'pytest')"
+    assert len(run("-c", f"{gone} if name in sys.modules and sys.modules[name] is None))").split()) == 6
+    short = [*(o for o in SHORT if not o.startswith("trainer.max_steps")), "trainer.max_steps=2", "run_dir=run"]
+    run("-m", "vcd", "train", *short, "model=vwd")
+    run("-m", "vcd", "export", "ckpt=run/last.ckpt", "out=shared", "device=cpu")
+    said = run("-c", "import vcd; print(vcd.load('shared').sample(2).shape, vcd.load('digits').sample(2).shape)")
+    assert said == "torch.Size([2, 1, 8, 8]) torch.Size([2, 1, 8, 8])\n"
+
+
 def test_hydra_knows_the_launchers_without_listing_their_folder(monkeypatch):
     """As in an editable installation, where a finder stands for the folder."""
     from hydra.core.plugins import Plugins
