@@ -15,5 +15,6 @@ def quiet() -> None:
         ".*GPU available but not used.*",
         ".*`srun` command is available.*",
         ".*Trying to infer the `batch_size` from an ambiguous collection.*",
+        ".*in eval mode at the start of training.*",  # a frozen stage 1
     ):
         warnings.filterwarnings("ignore", message=message)
