@@ -47,5 +47,5 @@ fi
 "$work/venv/bin/python" -c 'import platform, torch, pytorch_lightning as L; print("Python", platform.python_version(), "torch", torch.__version__, "Lightning", L.__version__)'
 echo "installed in ${SECONDS} s, $(du -sm "$work/venv" | cut -f1) MB"
 OMP_NUM_THREADS=1 "$work/venv/bin/python" -m pytest -q -p no:cacheprovider \
-    tests/test_api.py tests/test_randomness.py
+    tests/test_api.py tests/test_pretrained.py tests/test_randomness.py
 echo "Python $version with the $torch torch: $((SECONDS / 60))m$((SECONDS % 60))s"
