@@ -16,13 +16,9 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-# jaxtyping's hook compiles all anew that a module of vcd is the first to import: so what is large comes before
 import hydra
-import pydantic  # noqa: F401
 import pytest
-import pytorch_lightning  # noqa: F401
 import torch
-import torchmetrics.functional.image  # noqa: F401
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -48,6 +44,13 @@ ROLLOUT = ["model=vcd", "perturbation=rollout", "perturbation.warmup=4", "pertur
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:.*PEP 484 type hint.*")  # beartype on DictConfig
     config.addinivalue_line("filterwarnings", "ignore:.*isinstance.treespec, LeafSpec.*")  # Lightning
+
+
+def pytest_collectstart():
+    """jaxtyping's hook compiles anew whatever a module of vcd is the first to import: what is large comes before."""
+    import pydantic  # noqa: F401
+    import pytorch_lightning  # noqa: F401
+    import torchmetrics.functional.image  # noqa: F401
 
 
 def pytest_collection_finish(session):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from functools import cache, partial
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import pytest
 import scipy.fft
 import scipy.ndimage
 import torch
-from hydra import compose, initialize_config_dir
+from conftest import composition
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch.nn.functional import conv2d, pad
@@ -54,8 +55,7 @@ def one_thread():
 @cache
 def config(name: str, *overrides: str) -> DictConfig:
     given = [f"+degradation={name}", "+schedule=cosine", "+space=pixels", "+T=6", "+dataset=digits"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(overrides=[*given, *overrides])
+    return composition(*given, *overrides, config=None)
 
 
 def build(name: str, size: int = 28, T: int = 6, *overrides: str) -> Degradation:
@@ -76,12 +76,26 @@ def levels(n: int, T: int) -> torch.Tensor:
     return torch.arange(n) % (T + 1)
 
 
-@pytest.fixture(scope="module", params=[(n, *s) for n in NAMES for s in SETTINGS], ids=lambda p: "-".join(map(str, p)))
-def case(request):
-    name, size, channels, T = request.param
-    if name.startswith("decolour") and channels == 1:
-        pytest.skip("grey has no colour to lose")
-    return build(name, size, T, f"dataset.channels={channels}"), smooth_images(N, channels, size)
+@pytest.fixture(scope="module", params=NAMES)
+def built(request) -> list[tuple[Degradation, torch.Tensor]]:
+    """A degradation and images, in every setting; grey has no colour to lose."""
+    settings = [s for s in SETTINGS if s[1] == 3 or not request.param.startswith("decolour")]
+    return [
+        (build(request.param, size, T, f"dataset.channels={channels}"), smooth_images(N, channels, size))
+        for size, channels, T in settings
+    ]
+
+
+@pytest.fixture
+def cases(built) -> Iterator[tuple[Degradation, torch.Tensor]]:
+    """These, one after the other; where one fails, pytest shows what was printed last."""
+
+    def said() -> Iterator[tuple[Degradation, torch.Tensor]]:
+        for D, x0 in built:
+            print(f"T={D.T}, images {tuple(x0.shape)}")
+            yield D, x0
+
+    return said()
 
 
 def test_all_of_them_are_there():
@@ -92,81 +106,81 @@ def test_all_of_them_are_there():
 # The laws
 
 
-def test_level_0_is_the_image_itself(case):
-    D, x0 = case
-    assert torch.equal(D(x0, torch.zeros(N, dtype=torch.long), D.draw(x0)), x0)
+def test_level_0_is_the_image_itself(cases):
+    for D, x0 in cases:
+        assert torch.equal(D(x0, torch.zeros(N, dtype=torch.long), D.draw(x0)), x0)
 
 
-def test_shape_dtype_and_values(case):
-    D, x0 = case
-    x_t = D(x0, levels(N, D.T), D.draw(x0))
-    assert x_t.shape == x0.shape and x_t.dtype == torch.float32 and x_t.isfinite().all()
+def test_shape_dtype_and_values(cases):
+    for D, x0 in cases:
+        x_t = D(x0, levels(N, D.T), D.draw(x0))
+        assert x_t.shape == x0.shape and x_t.dtype == torch.float32 and x_t.isfinite().all()
 
 
-def test_a_row_does_not_depend_on_its_batch(case):
-    D, x0 = case
-    t, eps = levels(N, D.T), D.draw(x0)
-    x_t = D(x0, t, eps)
-    for i in range(N):
-        solo = D(x0[i : i + 1], t[i : i + 1], None if eps is None else eps[i : i + 1])
-        torch.testing.assert_close(solo[0], x_t[i], rtol=0, atol=1e-6)
-
-
-def test_deterministic_where_it_says_so(case):
-    D, x0 = case
-    t, eps = levels(N, D.T), D.draw(x0)
-    assert (eps is not None) == D.stochastic
-    assert torch.equal(D(x0, t, eps), D(x0, t, eps))
-    if D.stochastic:
-        with pytest.raises(ValueError, match=r"eps=degradation.draw"):
-            D(x0, t)
-        seeded = [D.draw(x0, PerImage(3, range(N))) for _ in range(2)]
-        assert torch.equal(*seeded) and len(seeded[0]) == N and seeded[0].ndim == 4
-    else:
-        assert torch.equal(D(x0, t), D(x0, t, torch.randn_like(x0)))
-        assert D.infer(D(x0, t), x0, t) is None
-
-
-def test_no_parameter_and_every_tensor_a_buffer(case):
-    D, _ = case
-    assert not list(D.parameters())
-    for module in D.modules():
-        assert not [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
-    assert not any(buffer.requires_grad for buffer in D.buffers())
-
-
-def test_it_moves_to_another_device_as_a_whole(case):
-    """On the meta device a tensor left behind on the CPU is an error."""
-    D, x0 = case
-    x, eps = x0.to("meta"), D.draw(x0)
-    x_t = copy.deepcopy(D).to("meta")(x, levels(N, D.T).to("meta"), None if eps is None else eps.to("meta"))
-    assert x_t.device.type == "meta" and x_t.shape == x0.shape and x_t.dtype == torch.float32
-
-
-def test_float32_under_autocast_and_from_half(case):
-    D, x0 = case
-    t, eps = levels(N, D.T), D.draw(x0)
-    with torch.autocast("cpu", torch.bfloat16):
+def test_a_row_does_not_depend_on_its_batch(cases):
+    for D, x0 in cases:
+        t, eps = levels(N, D.T), D.draw(x0)
         x_t = D(x0, t, eps)
-        assert torch.is_autocast_enabled("cpu")  # restored for what follows
-    assert torch.equal(x_t, D(x0, t, eps))
-    half = D(x0.bfloat16(), t, eps)
-    assert half.dtype == torch.float32
-    torch.testing.assert_close(half, D(x0.bfloat16().float(), t, eps), rtol=0, atol=0)
+        for i in range(N):
+            solo = D(x0[i : i + 1], t[i : i + 1], None if eps is None else eps[i : i + 1])
+            torch.testing.assert_close(solo[0], x_t[i], rtol=0, atol=1e-6)
 
 
-def test_severity_never_decreases(case):
-    D, x0 = case
-    severity = measure(D, x0, PerImage(0, range(N)))
-    assert severity.distance[0] == 0 and severity.kept[0] == 1
-    odd = any(isinstance(part, NOT_LINEAR) for part in D.modules())  # these may sharpen a contrast on the way
-    if not odd:
-        assert (severity.kept.diff() <= 1e-6).all()
-        assert severity.kept[-1] < (1 if isinstance(D, PARTIAL) else 0.5)
-    if odd or not D.stochastic:
-        assert (severity.distance.diff() >= -1e-6).all()
-    if isinstance(D, Pixelate):
-        assert (severity.distance.diff() > 1e-3).all()
+def test_deterministic_where_it_says_so(cases):
+    for D, x0 in cases:
+        t, eps = levels(N, D.T), D.draw(x0)
+        assert (eps is not None) == D.stochastic
+        assert torch.equal(D(x0, t, eps), D(x0, t, eps))
+        if D.stochastic:
+            with pytest.raises(ValueError, match=r"eps=degradation.draw"):
+                D(x0, t)
+            seeded = [D.draw(x0, PerImage(3, range(N))) for _ in range(2)]
+            assert torch.equal(*seeded) and len(seeded[0]) == N and seeded[0].ndim == 4
+        else:
+            assert torch.equal(D(x0, t), D(x0, t, torch.randn_like(x0)))
+            assert D.infer(D(x0, t), x0, t) is None
+
+
+def test_no_parameter_and_every_tensor_a_buffer(cases):
+    for D, _ in cases:
+        assert not list(D.parameters())
+        for module in D.modules():
+            assert not [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
+        assert not any(buffer.requires_grad for buffer in D.buffers())
+
+
+def test_it_moves_to_another_device_as_a_whole(cases):
+    """On the meta device a tensor left behind on the CPU is an error."""
+    for D, x0 in cases:
+        x, eps = x0.to("meta"), D.draw(x0)
+        x_t = copy.deepcopy(D).to("meta")(x, levels(N, D.T).to("meta"), None if eps is None else eps.to("meta"))
+        assert x_t.device.type == "meta" and x_t.shape == x0.shape and x_t.dtype == torch.float32
+
+
+def test_float32_under_autocast_and_from_half(cases):
+    for D, x0 in cases:
+        t, eps = levels(N, D.T), D.draw(x0)
+        with torch.autocast("cpu", torch.bfloat16):
+            x_t = D(x0, t, eps)
+            assert torch.is_autocast_enabled("cpu")  # restored for what follows
+        assert torch.equal(x_t, D(x0, t, eps))
+        half = D(x0.bfloat16(), t, eps)
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, D(x0.bfloat16().float(), t, eps), rtol=0, atol=0)
+
+
+def test_severity_never_decreases(cases):
+    for D, x0 in cases:
+        severity = measure(D, x0, PerImage(0, range(N)))
+        assert severity.distance[0] == 0 and severity.kept[0] == 1
+        odd = any(isinstance(part, NOT_LINEAR) for part in D.modules())  # these may sharpen a contrast on the way
+        if not odd:
+            assert (severity.kept.diff() <= 1e-6).all()
+            assert severity.kept[-1] < (1 if isinstance(D, PARTIAL) else 0.5)
+        if odd or not D.stochastic:
+            assert (severity.distance.diff() >= -1e-6).all()
+        if isinstance(D, Pixelate):
+            assert (severity.distance.diff() > 1e-3).all()
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("black")])

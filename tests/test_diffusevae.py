@@ -51,7 +51,7 @@ def refiner(compose, tmp_path):
         stages.ready(cfg)
         model = scramble(checkpoints.build(cfg), 0.1, seed)
         if filled:
-            stages.fill(cfg, model)
+            stages.fill(model, stage1=cfg.stage1, autoencoder=cfg.space.get("ckpt"))
         model.cfg = cfg
         return model.eval()
 

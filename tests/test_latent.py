@@ -39,7 +39,7 @@ def latent(compose, tmp_path):
         cfg = composed(compose, [*LATENT, f"space.ckpt={tmp_path / 'ae.ckpt'}", *overrides])
         stages.ready(cfg)
         model = checkpoints.build(cfg)
-        stages.fill(cfg, model)
+        stages.fill(model, stage1=cfg.stage1, autoencoder=cfg.space.get("ckpt"))
         return model.eval(), cfg
 
     return make

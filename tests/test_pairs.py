@@ -1,13 +1,10 @@
 """Every model with every degradation: a loss and a sampling of two steps, or one sentence that says why not."""
 
 import re
-from functools import cache
 
-import hydra
 import pytest
 import torch
-from conftest import TINY
-from hydra import initialize_config_dir
+from conftest import TINY, composition
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
@@ -37,11 +34,9 @@ REFUSED = {  # by model: which degradations, and why
 pytestmark = pytest.mark.usefixtures("seed")
 
 
-@cache
 def degradation(name: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        given = [f"degradation={name}", "schedule=cosine", "space=pixels", "T=2", "dataset=digits"]
-        return hydra.compose(overrides=[*(f"+{choice}" for choice in given), "dataset.channels=3"]).degradation
+    given = [f"degradation={name}", "schedule=cosine", "space=pixels", "T=2", "dataset=digits"]
+    return composition(*(f"+{choice}" for choice in given), "dataset.channels=3", config=None).degradation
 
 
 def batch_of(D: Degradation, prediction) -> Degraded:

@@ -12,7 +12,6 @@ import torch
 from omegaconf import OmegaConf
 
 from vcd import __version__, checkpoints, stored
-from vcd.cli import CONF
 from vcd.errors import UserError
 from vcd.evaluate import reference
 from vcd.randomness import PerImage
@@ -155,25 +154,6 @@ def test_what_trains_is_not_made(forged):
     """Nor looked at: another's optimiser does not keep a checkpoint from sampling."""
     model, _ = checkpoints.load(forged({"model.optimizer": IMPORTED, "model.scheduler": TOUCH, "logger": IMPORTED}))
     assert model.optimizer is None and model.scheduler is None
-
-
-GROUPS = {
-    "model": [], "degradation": [], "injection": [], "prior": [], "start": [], "space": [],
-    "schedule": ["degradation=black"], "perturbation": ["model=rissanen"], "sampler": ["model=bansal"],
-    "prediction": ["model=bansal"], "gamma": ["model=vdm"], "weight": ["model=ddpm"],
-}  # fmt: skip
-OPTIONS = [
-    (group, path.stem)
-    for group in GROUPS
-    for path in sorted((CONF / group).glob("*.yaml"))
-    if not path.stem.startswith("_")
-]
-
-
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_everything_that_the_command_line_names_a_checkpoint_may_name(compose, group, option):
-    cfg = compose("dataset=digits", *GROUPS[group], f"{group}={option}", "run_dir=run")
-    checkpoints._planned(OmegaConf.to_container(cfg, resolve=True), stored.Reader("x"))
 
 
 @pytest.mark.parametrize("model", ["vcd", "rissanen", "ddpm"])

@@ -27,6 +27,8 @@ QUICK = [
     "trainer.log_every_n_steps=3", "checkpoint_every=3", "keep_every=3", "scheduler=constant", "scheduler.warmup=2",
 ]  # fmt: skip
 
+PLAIN = "~callbacks.pictures"  # quicker to finish
+
 
 @pytest.fixture
 def train(compose, tmp_path):
@@ -168,7 +170,7 @@ def test_validation_has_as_many_images_as_are_asked_for(train, compose, pairs, b
 
 
 def test_version_and_identity_are_noted(train, compose, tmp_path):
-    run = train("trainer.max_steps=1")
+    run = train(PLAIN, "trainer.max_steps=1")
     assert run.status["vcd_version"] == __version__ and run.status["identity"] == identity.stored(run.path)
     assert torch.load(run.last, weights_only=True)["vcd_version"] == __version__
 
@@ -256,7 +258,7 @@ def test_what_follows_a_finished_run_is_not_begun(train):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr("test_training.RunFolder", Late)
-        train("trainer.max_steps=1")
+        train(PLAIN, "trainer.max_steps=1")
     assert stop.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
 
 
@@ -289,8 +291,8 @@ def test_killed_between_any_two_writes_it_goes_on_as_if_nothing_had_been(train, 
 def test_a_changed_interval_moves_no_row(train, tmp_path):
     """A checkpoint from before a validation that is no longer due when the run goes on."""
     with pytest.raises(SystemExit):
-        train(send("on_validation_batch_start", 4))
-    run = train("trainer.val_check_interval=7")
+        train(PLAIN, send("on_validation_batch_start", 4))
+    run = train(PLAIN, "trainer.val_check_interval=7")
     assert rows(run.path) == {2: {"train"}, 5: {"train"}, 6: {"val"}, 8: {"train"}, 9: {"train", "val"}}
 
 
@@ -314,7 +316,7 @@ def test_the_folder_of_somebody_else_is_not_filled(train, tmp_path):
         train(folder=tmp_path / "file")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "train.log").write_text("of a start that was refused")
-    assert train("trainer.max_steps=1", folder=tmp_path / "empty").finished
+    assert train(PLAIN, "trainer.max_steps=1", folder=tmp_path / "empty").finished
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -337,20 +339,29 @@ def test_what_killed_processes_left_half_written_is_swept_away(train, tmp_path):
 
 
 def test_a_damaged_status_is_mended_by_the_same_command(train, tmp_path, caplog):
-    train("trainer.max_steps=1")
+    train(PLAIN, "trainer.max_steps=1")
     (tmp_path / "run" / "status.json").write_text('{"state": "fini')
-    run = train("trainer.max_steps=1")
+    run = train(PLAIN, "trainer.max_steps=1")
     assert run.finished and "status.json cannot be read" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["step,train/loss\n2,abc\n3,1.0\n", "step,train/loss\n2\n", "a\n1\n", b"\xff\xfe\n"])
-def test_damaged_metrics_are_one_sentence(train, tmp_path, text):
+def test_the_traceback_of_a_failure_goes_when_the_run_is_finished(compose, tmp_path):
+    run = RunFolder(compose(*QUICK, f"run_dir={tmp_path / 'run'}")).open()
+    run.set_status("running", step=3)
+    run.fail(ValueError("of a failure"), None)
+    run.set_status("running")
+    assert "of a failure" in (run.path / "error.txt").read_text()
+    run.set_status("finished")
+    assert run.finished and not (run.path / "error.txt").exists()
+
+
+def test_damaged_metrics_are_one_sentence(train, tmp_path):
     with pytest.raises(SystemExit):
         train(send("on_train_batch_start", 4))
-    metrics = tmp_path / "run" / "metrics.csv"
-    metrics.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError, match=r"metrics.csv (is damaged in line \d|cannot be read)"):
-        train()
+    for damaged in (b"step,train/loss\n2,abc\n3,1.0\n", b"step,train/loss\n2\n", b"a\n1\n", b"\xff\xfe\n"):
+        (tmp_path / "run" / "metrics.csv").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"metrics.csv (is damaged in line \d|cannot be read)"):
+            train()
 
 
 def test_a_line_that_was_not_finished_does_not_count(tmp_path):

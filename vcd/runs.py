@@ -154,7 +154,10 @@ class RunFolder:
         return {}
 
     def set_status(self, state: str, **facts: Any) -> None:
-        """state: queued, running, preempted, finished, failed or cancelled. Facts that are not given anew stay."""
+        """state: queued, running, preempted, finished, failed or cancelled. Facts that are not given anew stay.
+
+        The traceback of an earlier failure goes with "finished".
+        """
         if rank() or self._gone():
             return
         record = self.status or self._started_by()
@@ -169,6 +172,8 @@ class RunFolder:
         }
         with contextlib.suppress(OSError):  # a full disk is reported by what had to be written
             files.write_text(self._status, json.dumps(record, indent=2) + "\n")
+            if state == "finished":
+                (self.path / "error.txt").unlink(missing_ok=True)
 
     def _gone(self) -> bool:
         try:

@@ -47,14 +47,14 @@ def ready(cfg: DictConfig, *, trains: bool = True) -> None:
         cfg.space.channels, cfg.space.size = shape[:2]
 
 
-def fill(cfg: DictConfig, model: Any) -> None:
-    """The weights of these models, into the model of the completed config."""
+def fill(model: Any, *, stage1: str | None, autoencoder: str | None) -> None:
+    """The weights of these checkpoints, into the model of the completed config."""
     from vcd import checkpoints
 
-    if (guess := model.guess) is not None and hasattr(guess, "frozen"):
-        checkpoints.load_weights(guess.frozen.vae, cfg.stage1)
-    if hasattr(model.space, "frozen"):
-        checkpoints.load_weights(model.space.frozen.vae, cfg.space.ckpt)
+    if stage1 is not None and hasattr(model.guess, "frozen"):
+        checkpoints.load_weights(model.guess.frozen.vae, stage1)
+    if autoencoder is not None and hasattr(model.space, "frozen"):
+        checkpoints.load_weights(model.space.frozen.vae, autoencoder)
 
 
 def _waits(node: DictConfig | None) -> bool:

@@ -40,30 +40,42 @@ def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
     quiet()
     schema.check_parts(cfg)
     seeds.everything(cfg.seed)
+    training = prepare(cfg, run, listener)
+    training.announce()
+    if cfg.trainer.estimate_memory:
+        training.announce_memory()
+    with training.tracked():
+        training.fit()
+        if training.complete:
+            training.fit_priors()
+            training.conclude()
+
+
+# --- build ------------------------------------------------------------------------------------------------------------
+
+
+def prepare(cfg: DictConfig, run: RunFolder, listener: Listener) -> "Training":
+    """All that the config names, built; begun anew, or from the last checkpoint."""
     model = checkpoints.build(cfg)
     data = datamodule(cfg, model)
     if model.classes is not None:
         labels.check(model, len(data.train_images.classes))
     metrics = CSVMetrics(path=run.path / "metrics.csv")
-    begun = resume(cfg, run, metrics)
+    begun = resume(run, metrics)
     if begun.step == 0:
-        stages.fill(cfg, model)
+        stages.fill(model, stage1=cfg.stage1, autoencoder=cfg.space.get("ckpt"))
         model.space.fit(data.image_batches())
         model.start.fit(data.train_batches(), model.degradation)
-    callbacks = instantiate(cfg.callbacks)
+    else:
+        log.info("resuming at step %d of %d", begun.step, cfg.trainer.max_steps)
+    callbacks = list(instantiate(cfg.callbacks).values())
     trackers = [tracker(config=run.config, resumed=begun.step > 0) for tracker in instantiate(cfg.logger).values()]
     precision = begun.precision or choose_precision(cfg)
     run.config["trainer"]["precision"] = precision  # what checkpoints say
-    trainer = make_trainer(cfg, run, listener, list(callbacks.values()), [metrics, *trackers], precision)
-    announce(cfg, model, data, trainer, precision)
-    with tracked(trackers, run, metrics, begun.step):
-        fit(run, trainer, model, data, listener, begun)
-        if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
-            fit_priors(cfg, run, model.to(trainer.strategy.root_device), data, listener)
-            conclude(run, model, metrics, list(callbacks.values()), trackers, trainer.global_step)
-
-
-# --- build ------------------------------------------------------------------------------------------------------------
+    trainer = make_trainer(cfg, run, listener, callbacks, [metrics, *trackers], precision)
+    return Training(
+        run=run, listener=listener, begun=begun, model=model, data=data, trainer=trainer, metrics=metrics, trackers=trackers
+    )  # fmt: skip
 
 
 def datamodule(cfg: DictConfig, model: Diffusion) -> DegradationDataModule:
@@ -93,7 +105,7 @@ class Begun:
     fitted: bool = False
 
 
-def resume(cfg: DictConfig, run: RunFolder, metrics: CSVMetrics) -> Begun:
+def resume(run: RunFolder, metrics: CSVMetrics) -> Begun:
     """What the last checkpoint says; the rows of metrics.csv that belong to it are taken over."""
     if not run.last.exists():
         return Begun()
@@ -104,7 +116,6 @@ def resume(cfg: DictConfig, run: RunFolder, metrics: CSVMetrics) -> Begun:
         fitted=saved.get(checkpoints.FITTED, False),
     )
     metrics.resume(begun.step, saved.get(REPORT, {}))
-    log.info("resuming at step %d of %d", begun.step, cfg.trainer.max_steps)
     return begun
 
 
@@ -147,65 +158,92 @@ def make_trainer(
     )
 
 
-def announce(
-    cfg: DictConfig, model: Diffusion, data: DegradationDataModule, trainer: L.Trainer, precision: str
-) -> None:
-    """A line that says what is trained, and another, where asked for, with the memory it takes."""
-    device, weights = trainer.strategy.root_device, sum(p.numel() for p in model.parameters())
-    log.info("%s: %.2f M parameters, %d training images, T=%d, %d steps of %d images on %s", type(model).__name__,
-             weights / 1e6, len(data.train_images), cfg.T, cfg.trainer.max_steps, cfg.batch_size, device)  # fmt: skip
-    if not cfg.trainer.estimate_memory:
-        return
-    size, free = cfg.batch_size // trainer.world_size, memory.available(device)
-    with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-        found = memory.estimate(model, data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0))
-    log.info("memory: about %.2f GiB for a step of %d images, %.1f GiB are free: batch_size=%d fits",
-             found.total(size) / 2**30, size, free / 2**30, found.largest(free))  # fmt: skip
+# --- train ------------------------------------------------------------------------------------------------------------
 
 
-# --- fit --------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One start of a run, from what `prepare` built of its config to the last picture."""
 
+    run: RunFolder
+    listener: Listener
+    begun: Begun
+    model: Diffusion
+    data: DegradationDataModule
+    trainer: L.Trainer
+    metrics: CSVMetrics
+    trackers: list[Tracker]
 
-@contextlib.contextmanager
-def tracked(trackers: list[Tracker], run: RunFolder, metrics: CSVMetrics, step: int) -> Iterator[None]:
-    """wandb and TensorBoard, given what was logged before this start, and closed afterwards, however it ends."""
-    try:
-        for tracker in trackers:
-            tracker.start(metrics.before(step), run.path / "pictures")
-        yield
-    finally:
-        for tracker in trackers:
-            tracker.finish(failed=sys.exc_info()[0] is not None)
+    @property
+    def complete(self) -> bool:
+        """Whether all steps are taken; one process finishes what several have trained."""
+        return self.trainer.is_global_zero and self.trainer.global_step >= self.trainer.max_steps
 
+    def announce(self) -> None:
+        """A line that says what is trained."""
+        log.info("%s: %.2f M parameters, %d training images, T=%d, %d steps of %d images on %s",
+                 type(self.model).__name__, sum(p.numel() for p in self.model.parameters()) / 1e6,
+                 len(self.data.train_images), self.model.degradation.T, self.trainer.max_steps, self.data.batch_size,
+                 self.trainer.strategy.root_device)  # fmt: skip
 
-def fit(
-    run: RunFolder, trainer: L.Trainer, model: Diffusion, data: DegradationDataModule, listener: Listener, begun: Begun
-) -> None:
-    """Train to the end. What was saved before the last validation has nothing left to train, and is validated."""
-    trainer.fit(model, data, ckpt_path=run.last if begun.step else None)
-    listener.obey()
-    if begun.step == trainer.max_steps and not begun.fitted and trainer.enable_validation:
-        trainer.validate(model, data, verbose=False)
-        listener.obey()
+    def announce_memory(self) -> None:
+        """A line with the memory that training takes."""
+        size, bfloat16 = self.data.batch_size // self.trainer.world_size, self.trainer.precision == "bf16-mixed"
+        free = memory.available(self.trainer.strategy.root_device)
+        with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            batch = self.data.on_after_batch_transfer(next(iter(self.data.train_dataloader())), 0)
+            found = memory.estimate(self.model, batch)
+        log.info("memory: about %.2f GiB for a step of %d images, %.1f GiB are free: batch_size=%d fits",
+                 found.total(size) / 2**30, size, free / 2**30, found.largest(free))  # fmt: skip
 
+    @contextlib.contextmanager
+    def tracked(self) -> Iterator[None]:
+        """wandb and TensorBoard, given what was logged before this start, and closed afterwards, however it ends."""
+        try:
+            for tracker in self.trackers:
+                tracker.start(self.metrics.before(self.begun.step), self.run.path / "pictures")
+            yield
+        finally:
+            for tracker in self.trackers:
+                tracker.finish(failed=sys.exc_info()[0] is not None)
 
-# --- finish -----------------------------------------------------------------------------------------------------------
+    def fit(self) -> None:
+        """Train to the end. What was saved before the last validation has nothing left to train, and is validated."""
+        trainer, begun = self.trainer, self.begun
+        trainer.fit(self.model, self.data, ckpt_path=self.run.last if begun.step else None)
+        self.listener.obey()
+        if begun.step == trainer.max_steps and not begun.fitted and trainer.enable_validation:
+            trainer.validate(self.model, self.data, verbose=False)
+            self.listener.obey()
 
+    def fit_priors(self) -> None:
+        """Fit the prior of every checkpoint to its averaged weights. The model is left with those of the last one."""
+        model = self.model.to(self.trainer.strategy.root_device)
+        for path in (*sorted(self.run.path.glob("step-*.ckpt")), self.run.last):
+            if checkpoints.load_weights(model, path):  # fitted by an earlier start
+                continue
+            with seeds.seeded(self.data.seed, model.device):  # whatever happened on the way here
+                try:
+                    model.fit_prior(
+                        endless(self.data, of=path.name, bar=self.trainer.progress_bar_callback is not None)
+                    )
+                except NotFinite as error:  # the weights are worth keeping
+                    log.warning("the prior of %s stays standard normal: %s", path.name, error)
+            with self.listener.patiently():
+                checkpoints.store_buffers(path, model)
 
-def fit_priors(
-    cfg: DictConfig, run: RunFolder, model: Diffusion, data: DegradationDataModule, listener: Listener
-) -> None:
-    """Fit the prior of every checkpoint to its averaged weights. The model is left with those of the last one."""
-    for path in (*sorted(run.path.glob("step-*.ckpt")), run.last):
-        if checkpoints.load_weights(model, path):  # fitted by an earlier start
-            continue
-        with seeds.seeded(cfg.seed, model.device):  # whatever happened on the way here
-            try:
-                model.fit_prior(endless(data, of=path.name, bar=cfg.trainer.enable_progress_bar))
-            except NotFinite as error:  # the weights are worth keeping
-                log.warning("the prior of %s stays standard normal: %s", path.name, error)
-        with listener.patiently():
-            checkpoints.store_buffers(path, model)
+    def conclude(self) -> None:
+        """The last pictures, the curves, and the status that says that all is done."""
+        step = self.trainer.global_step
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Pictures):
+                log.info("drawing the last pictures")
+                if (drawn := callback.draw(self.model, self.run.path)) is not None:
+                    for tracker in self.trackers:
+                        tracker.conclude(*drawn, step=step - 1)
+        curves.draw(self.metrics.path, self.run.path / "curves.png")
+        losses = curves.curve(curves.read(self.metrics.path), "val/loss")[1]
+        self.run.set_status("finished", step=step, steps=step, val_loss=losses[-1] if losses else None)
 
 
 def endless(data: DegradationDataModule, *, of: str, bar: bool) -> Iterator[Float[Tensor, "b c h w"]]:
@@ -216,23 +254,3 @@ def endless(data: DegradationDataModule, *, of: str, bar: bool) -> Iterator[Floa
             for batch in data.train_batches():
                 counted.update(len(batch))
                 yield batch
-
-
-def conclude(
-    run: RunFolder,
-    model: Diffusion,
-    metrics: CSVMetrics,
-    callbacks: list[L.Callback],
-    trackers: list[Tracker],
-    step: int,
-) -> None:
-    """The last pictures, the curves, and the status that says that all is done."""
-    for callback in callbacks:
-        if isinstance(callback, Pictures):
-            log.info("drawing the last pictures")
-            if (drawn := callback.draw(model, run.path)) is not None:
-                for tracker in trackers:
-                    tracker.conclude(*drawn, step=step - 1)
-    curves.draw(metrics.path, run.path / "curves.png")
-    losses = curves.curve(curves.read(metrics.path), "val/loss")[1]
-    run.set_status("finished", step=step, steps=step, val_loss=losses[-1] if losses else None)
