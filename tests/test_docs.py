@@ -165,12 +165,11 @@ def test_every_command_composes(page, tmp_path, monkeypatch):
             parsed = OverridesParser.create().parse_overrides(given)
             jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0] if given else [[]]
             with initialize_config_dir(str(CONF), version_base="1.3"):
-                for job in (jobs[0], jobs[-1]):
+                for job in (jobs if len(jobs) < 3 else (jobs[0], jobs[-1])):
                     schema.check(verb, compose(verb, [*job, *own]))
 
 
 LATENT = {"vcd", "vwd", "plain"}
-LOCAL = {"digits", "folder"}  # data sets that need no download
 MINIATURE = [
     "network=tiny", "network.unet.dim=8", "batch_size=16", "trainer.max_steps=4", "checkpoint_every=4",
     "trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "callbacks.pictures.n=4", "callbacks.pictures.rows=2",
@@ -188,21 +187,20 @@ SMALL = {
 
 def in_miniature(verb: str, given: list[str], folder: Path, otherwise: Path) -> list[str]:
     """The same command, soon over: smallest network, few steps, digits; with the newest checkpoint of the page's runs."""
-    ckpt = max(folder.glob("*/*/last.ckpt"), key=lambda path: path.stat().st_mtime, default=otherwise)
-    given = [re.sub(r"runs/\.\.\./|(?<==)\.\.\./", f"{ckpt.parent}/", word) for word in given]
-    given = [
-        re.sub(r"^(run|ckpt)=(runs/)?\.\.\.$", lambda m: f"{m[1]}={ckpt if m[1] == 'ckpt' else ckpt.parent}", w)
-        for w in given
-    ]
-    given = [
-        "dataset=digits" if word.startswith("dataset=") and word.partition("=")[2] not in LOCAL else word
-        for word in given
-    ]
+
+    def newest(found: re.Match) -> str:
+        runs = folder.glob(f"{found[1]}/*/last.ckpt")
+        return str(max(runs, key=lambda path: path.stat().st_mtime, default=otherwise).parent)
+
+    given = [re.sub(r"(\w+)/\.\.\.", newest, word) for word in given]
+    for named in ("dataset", "experiment"):  # those that need no download
+        given = [re.sub(rf"^({named}=.*?)(mnist|cifar10|afhq)$", r"\1digits", word) for word in given]
     small = list(SMALL.get(verb, []))
     if verb == "train":
-        small = list(MINIATURE)
+        small = [o for o in MINIATURE if "model=autoencoder" not in given or not o.startswith("network=")]
+        small += ["network.unet.mults=[1,2]"] if "model=autoencoder" in given else []
         named = [value for word in given for key, _, value in [word.partition("=")] if key == "model"]
-        if all(set(value.split(",")) <= LATENT for value in named):
+        if all(set(value.split(",")) <= LATENT for value in named) and not any("stage1" in word for word in given):
             small += [o for o in SHORT if o.startswith("prior")] + ["network.encoder.latent=4"]
     keys = {word.partition("=")[0] for word in small}
     return [word for word in given if word.partition("=")[0] not in keys] + small
@@ -220,6 +218,7 @@ def test_every_block_runs(page, trained, here, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("VCD_DATA")  # as on a machine where nobody has set it: ~/.cache/vcd
     (tmp_path / "photos").mkdir()
     for i, path in enumerate((tmp_path / "photo.png", *(tmp_path / "photos" / f"{i}.png" for i in range(24)))):
         Image.new("RGB", (70, 66), (10 * i, 200 - 8 * i, 5 * i)).save(path)

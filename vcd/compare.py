@@ -25,9 +25,10 @@ def main(cfg: DictConfig) -> None:
     trust = listed(cfg.trust)
     out = check_writable(Path(str(cfg.out)), "out", folder=True)
     folders, called = _folders(cfg), dict[Path, str]()
+    root = f"data.root={Path(str(cfg.data.root)).expanduser()}"  # a ~ is no value on a command line of Hydra's
     if cfg.train:
         variants: Any = OmegaConf.to_container(cfg.train)
-        common = [*cfg.common, f"data.root={cfg.data.root}"]
+        common = [*cfg.common, root]
         if cfg.seconds:
             steps = making.steps_in(cfg.seconds, variants, common, out / "probes", cfg.processes)
             log.info("steps in %g seconds: %s", cfg.seconds, steps)
@@ -38,7 +39,7 @@ def main(cfg: DictConfig) -> None:
     if not folders:
         raise UserError("say what to compare: runs=[A,B], below=DIR or experiment=compare_mnist_cpu")
     if cfg.evaluate is not None:
-        overrides = [*cfg.evaluate, f"data.root={cfg.data.root}", f"device={cfg.device}"]
+        overrides = [*cfg.evaluate, root, f"device={cfg.device}"]
         making.evaluate(folders, overrides + ([f"trust=[{','.join(trust)}]"] if trust else []), cfg.processes)
     compared = table.group([table.read(folder, listed(cfg.leave_out)) for folder in folders], called)
     found = table.table(compared)

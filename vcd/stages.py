@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -115,4 +116,6 @@ def _train(overrides: Sequence[str]) -> None:
 
 
 def _written(value: Any) -> str:
+    if isinstance(value, str):
+        return os.path.expanduser(value)  # a ~ is no value on a command line of Hydra's
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else f"{value}"
