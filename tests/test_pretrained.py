@@ -28,12 +28,13 @@ def test_it_is_small_and_says_what_it_is():
     assert "license: mit" in card and "vcd train model=vcd dataset=digits" in card and "fcd_2000" in card
 
 
-def test_it_needs_no_network_no_training_and_no_folder_of_its_own(tmp_path):
+def test_it_needs_neither_training_nor_a_folder_of_its_own(tmp_path):
     code = "import vcd; print(tuple(vcd.load('digits', device='cpu').sample(16).shape))"
-    path = {"PYTHONPATH": str(Path(vcd.__file__).parents[1]), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    said = subprocess.run([sys.executable, "-c", code], env=path, cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "here").mkdir()
+    path = {"PYTHONPATH": str(Path(vcd.__file__).parents[1]), "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    said = subprocess.run([sys.executable, "-c", code], env=path, cwd=tmp_path / "here", capture_output=True, text=True)
     assert said.stdout == "(16, 1, 8, 8)\n", said.stderr
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "here").iterdir())
 
 
 def test_its_first_image_is_the_same_for_everybody(samples):

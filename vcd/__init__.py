@@ -1,6 +1,6 @@
 """Variational Cold Diffusion: diffusion with any degradation, steered by variational latents.
 
-    model = vcd.load("runs/.../last.ckpt")
+    model = vcd.load("digits")  # or "runs/.../last.ckpt"
     images = model.sample(16, seed=0)
 
 The names below are imported when they are first asked for, so that `import vcd` takes no time; their types are in

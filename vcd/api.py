@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from omegaconf import DictConfig
 from torch import Tensor
 
-from vcd import checkpoints, hub, labels, restoring, sharing, steering
+from vcd import checkpoints, hub, labels, restoring, steering
 from vcd.data import own
 from vcd.errors import UserError
 from vcd.models.base import Diffusion
@@ -224,6 +224,8 @@ class Trained:
             raise UserError(
                 "only a model that vcd.load has read can be shared: a checkpoint of vcd train says how it is built"
             )
+        from vcd import sharing  # and what draws pictures
+
         sharing.export(self._checkpoint, self.model, self.config, out, key="folder", place=place, license=license,
                        half=half, format=format, raw=self._raw)  # fmt: skip
 
