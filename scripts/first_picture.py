@@ -29,7 +29,7 @@ def main(ckpt: str, out: str) -> None:
     T = model.T
     exchanged = torch.stack([model.exchange(a, b, range(t, T + 1)) for t in range(T + 1, 0, -1)], 1)
     with style.styled():
-        figure = Figure(figsize=(7.2, 3.7))
+        figure = Figure(figsize=(style.PAGE, 3.15))
         left, right = figure.subplots(1, 2)
         _sheet(left, states, [f"$x_{{{t}}}$" for t in levels], "Made: from black to a digit")
         names = ["A", f"{T}", *(f"{T}–{t}" for t in range(T - 1, 1, -1)), "B"]
