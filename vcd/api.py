@@ -45,7 +45,7 @@ def load(
     weights instead of the averaged ones. UserError where it is missing, damaged or not a model of vcd.
 
     Examples:
-        >>> model = vcd.load("runs/.../last.ckpt")
+        >>> model = vcd.load("digits")
         >>> model.sample(4, seed=0).shape  # (n, channels, height, width), uint8
         torch.Size([4, 1, 8, 8])
     """
@@ -60,7 +60,7 @@ class Trained:
     """A trained model and what can be done with it. `model` is the LightningModule, `config` that of its run, if any.
 
     Examples:
-        >>> model = vcd.load("runs/.../last.ckpt")
+        >>> model = vcd.load("digits")
         >>> images = model.sample(4, seed=0)
         >>> torch.equal(images[:2], model.decode(model.draw(2, seed=0)))  # by way of their latents
         True

@@ -106,7 +106,7 @@ def exchange(target: Path, source: Path, levels: Sequence[int]) -> Path:
     """The target's paths with the source's latents at `levels`; level T brings the source's x_T along.
 
     Examples:
-        >>> model = vcd.load("runs/.../last.ckpt")
+        >>> model = vcd.load("digits")
         >>> a, b = model.draw([0, 1]), model.draw([2, 3])
         >>> torch.equal(model.decode(exchange(a, b, [])), model.sample([0, 1]))  # nothing is exchanged
         True
