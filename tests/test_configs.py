@@ -62,7 +62,7 @@ def defaults_of(entry: str) -> dict:
 def chosen(group: str, option: str) -> tuple[str, list[str]]:
     """(entry point, overrides) that put this option over the default config."""
     entry = next((e for e in ("train", *ENTRIES) if group in defaults_of(e)), "train")
-    override = f"{group}={option}" if group in defaults_of(entry) else f"+{group}={option}"
+    override = f"{group}={option}" if group in defaults_of(entry) or group == "gamma" else f"+{group}={option}"
     whole = entry != "train" or group in ("experiment", "sweep", "debug")
     tiny = [] if whole else ["dataset=digits", "network=tiny"]
     return entry, [*(o for o in tiny if not o.startswith(f"{group}=")), override, *NEEDS.get((group, option), [])]

@@ -73,7 +73,7 @@ def read(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     raise UserError(f"ckpt={path} was written by vcd {version}, and this is {__version__}: update vcd to use it")
 
 
-def _unpickled(path: Path, map_location: Any) -> dict[str, Any]:
+def _unpickled(path: Path, map_location: Any) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             if (flipped := archive.testzip()) is not None:  # torch reads them without a look at their checksums

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vcd.batch import Condition, Degraded
+from vcd.batch import UNTOLD, Condition, Degraded
 from vcd.bounds import Bound, Quantity, bin_bits
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
