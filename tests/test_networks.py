@@ -54,6 +54,8 @@ def test_the_published_structures_serve_every_size_and_begin_at_zero(compose, st
     cfg = compose(f"network={structure}", "network.unet.dim=8", "network.encoder.latent=4", f"T={T}")
     cfg.dataset.channels = 2
     for size in SIZES:
+        if size % cfg.network.unet.patch:
+            continue  # refused, in a sentence
         cfg.dataset.size = size
         x, t, s = inputs(size, channels=2, n=2)
         network, z = instantiate(cfg.network.unet).eval(), torch.randn(2, 4)

@@ -327,7 +327,7 @@ def test_what_is_no_checkpoint_is_one_sentence(ckpt, tmp_path, kind):
     assert "\n" not in sentence and len(sentence) < 300
     expected = {
         "missing": "no such file",
-        "folder": "no such file",
+        "folder": "is a folder without",
         "foreign": "not written by",
         "list": "not written by",
     }
