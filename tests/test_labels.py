@@ -16,7 +16,15 @@ from vcd.data.digits import Digits
 @pytest.fixture(scope="module")
 def told(compose, tmp_path_factory):
     """The checkpoint of a model with 10 classes, all weights random."""
-    cfg = compose("model=vcd", *TINY, "network.unet.classes=10", "prior=independent", "run_dir=run")
+    cfg = compose(
+        "model=ddpm",
+        *TINY[:1],
+        "T=3",
+        "network.unet.dim=8",
+        "sampler.steps=3",
+        "network.unet.classes=10",
+        "run_dir=run",
+    )
     model = scramble(checkpoints.build(cfg), std=0.2)
     path = tmp_path_factory.mktemp("told") / "last.ckpt"
     stored = {"state_dict": model.state_dict(), checkpoints.CONFIG: OmegaConf.to_container(cfg, resolve=True)}
@@ -59,7 +67,6 @@ def test_labels_are_asked_for_by_image(told):
     close = (model.sample(4, label=[3, 7], batch=3).int() - turns.int()).abs().max()  # in turn over batches
     assert close <= 1
     assert torch.equal(model.sequences(2, label=[3, 7])[1][:, -1], model.sample(2, label=[3, 7]))
-    assert torch.equal(model.decode(model.draw(4)), none)
     for wrong in (10, -1, [3, 12]):
         with pytest.raises(vcd.UserError, match=r"label=(10|-1|12): this model knows the classes 0 to 9"):
             model.sample(2, label=wrong)
@@ -72,6 +79,16 @@ def test_a_model_without_labels_says_so(trained, here):
     with pytest.raises(vcd.UserError, match=sentence):
         vcd.load(trained.last, device="cpu").sample(2, label=3)
     assert here("sample", f"ckpt={trained.last}", "label=3", "device=cpu").sentence == sentence
+
+
+def test_latents_win_against_labels_and_that_is_said(compose):
+    """Of VCD's digits after 500 steps with labels, 19 % were what was asked for; 10 % is chance."""
+    model = checkpoints.build(
+        compose("model=vcd", *TINY, "network.unet.classes=10", "prior=independent", "run_dir=run")
+    )
+    with pytest.raises(vcd.UserError, match="the latents of a VCD decide what an image shows"):
+        vcd.Trained(model).sample(2, label=3)
+    assert vcd.Trained(model).sample(2).shape == (2, 1, 8, 8)
 
 
 def test_the_command_takes_labels(told, here, tmp_path):
@@ -98,11 +115,10 @@ def test_runs_without_labels_stay_what_they_were(compose):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("model", ["vcd", "ddpm"])
-def test_a_model_that_was_trained_with_labels_does_as_it_is_told(command, tmp_path, model):
-    arguments = ["dataset=digits", f"model={model}", "network.unet.classes=10", "trainer.max_steps=500",
-                 "trainer.accelerator=cpu", "trainer.val_check_interval=500", "prior.images=3000", "run_dir=run"]  # fmt: skip
-    process = command("train", *(a for a in arguments if model == "vcd" or "prior" not in a), cwd=tmp_path)
+def test_a_model_that_was_trained_with_labels_does_as_it_is_told(command, tmp_path):
+    arguments = ["dataset=digits", "model=ddpm", "network.unet.classes=10", "trainer.max_steps=500",
+                 "trainer.accelerator=cpu", "trainer.val_check_interval=500", "run_dir=run"]  # fmt: skip
+    process = command("train", *arguments, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     told = vcd.load(tmp_path / "run" / "last.ckpt", device="cpu")
     asked = list(range(10))
@@ -110,7 +126,7 @@ def test_a_model_that_was_trained_with_labels_does_as_it_is_told(command, tmp_pa
     classifier = _classifier()
     assert (classifier(Digits().load("val").images) == Digits().load("val").labels).double().mean() > 0.9
     right = (classifier(images) == torch.arange(200) % 10).double().mean().item()
-    print(f"{model}: {right:.3f} of the images are what was asked for")
+    print(f"{right:.3f} of the images are what was asked for")
     assert right > 0.6  # chance is 0.1
     counts = classifier(told.sample(200)).bincount(minlength=10)
     assert (counts > 0).sum() >= 7  # without a label: all kinds

@@ -28,6 +28,7 @@ def test_it_is_small_and_says_what_it_is():
     assert "license: mit" in card and "vcd train model=vcd dataset=digits" in card and "fcd_2000" in card
 
 
+@pytest.mark.long
 def test_it_needs_neither_training_nor_a_folder_of_its_own(tmp_path):
     code = "import vcd; print(tuple(vcd.load('digits', device='cpu').sample(16).shape))"
     (tmp_path / "here").mkdir()

@@ -12,7 +12,7 @@ from vcd.models.base import Diffusion
 def condition(model: Diffusion, label: int | Sequence[int] | None, indices: Sequence[int]) -> Condition:
     """What the network is told of the images at `indices`: one class for all, or several in turn, image i the i-th.
 
-    UserError where the model knows no labels, or not these.
+    UserError where the model knows no labels, or not these, or has latents: these carry the class, and win.
     """
     if label is None:
         return UNCONDITIONAL
@@ -20,6 +20,11 @@ def condition(model: Diffusion, label: int | Sequence[int] | None, indices: Sequ
     if model.classes is None:
         raise UserError(
             "label=...: this model knows no labels: train with network.unet.classes=10, the classes of the data"
+        )
+    if model.has_latents:
+        raise UserError(
+            f"label=...: the latents of a {type(model).__name__} decide what an image shows, whatever label it is told: "
+            "sample by label with a model without latents, such as model=ddpm"
         )
     if wrong := [one for one in asked if not 0 <= one < model.classes]:
         raise UserError(f"label={wrong[0]}: this model knows the classes 0 to {model.classes - 1}")

@@ -66,7 +66,7 @@ def write(model: "Diffusion", cfg: DictConfig, out: Path, *, sha256: str) -> dic
     from vcd.randomness import PerImage
 
     out.mkdir(parents=True, exist_ok=True)
-    label = OmegaConf.to_container(cfg.label) if OmegaConf.is_config(cfg.label) else cfg.label
+    label: Any = OmegaConf.to_container(cfg.label) if OmegaConf.is_config(cfg.label) else cfg.label
     facts = {"ckpt": str(cfg.ckpt), "sha256": sha256, "n": cfg.n, "seed": cfg.seed, "label": label, "raw": cfg.raw,
              "prior": type(getattr(model, "prior", None)).__name__, "sampler": type(model.sampler).__name__,
              "delta": model.sampler.delta}  # fmt: skip
