@@ -29,6 +29,7 @@ from vcd.metrics.evaluation import some
 from vcd.metrics.families.distribution import frechet
 from vcd.metrics.samples import draw
 from vcd.models.base import Diffusion
+from vcd.predictions import gaussian
 from vcd.quiet import quiet
 from vcd.randomness import PerImage
 
@@ -94,14 +95,15 @@ class Counted:
         self.calls += 1
 
 
-def sampler_for(name: str, evaluations: int, T: int) -> Any:
+def sampler_for(name: str, evaluations: int, degradation: Any) -> Any:
     """A sampler of about so many evaluations, no more; UserError where it cannot."""
     option, each = SAMPLERS[name]
     steps = (evaluations + 1) // 2 if each == 2 else (evaluations - 1) // each if each > 2 else evaluations
     node = compose("sample", [f"sampler={option}"]).sampler
-    node.steps = min(steps, T)
-    if "repeats" in node:
-        node.repeats, node.rate = each, 1e-3
+    node.steps = min(steps, degradation.T)
+    if "repeats" in node:  # steps of 0.3 of the variance of the level's noise: more than 2 diverge
+        signal, noise = gaussian(degradation).at(torch.ones(1, dtype=torch.int64))
+        node.repeats, node.rate = each, 0.3 * float((noise / signal) ** 2)
     return instantiate(node)
 
 
@@ -149,7 +151,7 @@ def measure(options: argparse.Namespace, rows: Rows, name: str, ckpt: Path, data
 
             def row(sampler: str = sampler, budget: int = budget) -> dict[str, Any]:
                 try:
-                    model.sampler = sampler_for(sampler, budget, model.degradation.T)
+                    model.sampler = sampler_for(sampler, budget, model.degradation)
                     model.sampler.check(model.degradation, model.prediction)
                 except UserError as error:
                     return {"refused": str(error)}

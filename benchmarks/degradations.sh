@@ -2,7 +2,7 @@
 # What RESULTS.md says of degradations. The same command again goes on where it stopped; runs are kept in $RUNS.
 #
 #   bash benchmarks/degradations.sh restoration   cold diffusion by inpainting, super-resolution, deblurring (MNIST), colouring (CIFAR-10)
-#   bash benchmarks/degradations.sh hot_cold      noise, blur, both, and VWD of 6, 16 and 50 levels, at 6, 16 and 50 evaluations (MNIST)
+#   bash benchmarks/degradations.sh hot_cold      noise, blur, both and VWD of 6, 16 and 50 levels, at 6, 16 and 50 evaluations (MNIST)
 #
 # Names after that, such as inpaint or blur_noise, pick some. STEPS, N and RESTORED scale it; $VCD_DATA holds the data.
 set -euo pipefail

@@ -16,8 +16,8 @@ QUICK = {
     "bench_startup": ["--repeats", "1"],
     "bench_memory": ["--sizes"],
     "bench_network": ["--sizes", "tiny", "--repeats", "1", "--batch", "2"],
-    "bench_frontier": ["--sets", "digits", "--shapes", "tiny", "--seeds", "0", "1", "--budget", "2", "--points", "2", "--n", "300",
-                       "--repeats", "1", "--plot", "frontier.png", "prior.images=300", "prior.components=2"],
+    "bench_frontier": ["--sets", "digits", "--shapes", "tiny", "--seeds", "0", "1", "--budget", "2", "--n", "300", "--repeats", "1",
+                       "--plot", "frontier.png", "prior.images=300", "prior.components=2", "--evaluate", "extractor.steps=100"],
     "bench_scaling": ["--growth", "batch", "--sizes", "--processes", "--repeats", "1", "--steps", "1"],
 }  # fmt: skip
 
