@@ -43,6 +43,7 @@ NEUTRAL: dict[str, Any] = {
     "model.network.context": 0,
     "model.network.shift": False,
     "model.guess": None,
+    "model.conditional": None,
     "model.network.fourier": [],
     "model.network.residual": False,
     "model.network.outputs": 1,
