@@ -44,6 +44,7 @@ NEUTRAL: dict[str, Any] = {
     "model.network.shift": False,
     "*.unlabelled": 0.1,
     "model.guess": None,
+    "model.conditional": None,
     "model.network.fourier": [],
     "model.network.residual": False,
     "model.network.outputs": 1,

@@ -22,6 +22,7 @@ from vcd.levels import Levels
 from vcd.models.base import Batches, Diffusion, Losses
 from vcd.models.noisy_path import Restore, noisy_path
 from vcd.monitoring import ActiveUnits
+from vcd.networks.conditional import Conditional
 from vcd.networks.encoder import Encoder, Posterior
 from vcd.networks.injection import Maps
 from vcd.networks.unet import UNet
@@ -43,7 +44,8 @@ class Variational(Diffusion, ABC):
     beta is in units of images in [-1, 1]: four times the papers'. annealing: the A of `kl_weight`, in steps.
     calibrated: beta_t is twice the mean squared error at level t, a running mean, and at least `beta`, the variance of the
     decoder at its most likely (sigma-VAE, Rybkin et al. 2020, arXiv:2006.13202). free_bits: what the KL of a level, the
-    mean of its images in the batch, may be without cost (Kingma et al. 2016, arXiv:1606.04934).
+    mean of its images in the batch, may be without cost (Kingma et al. 2016, arXiv:1606.04934). conditional: the p(z) that
+    the KL is taken to, learned with the model and looking at x_t; None: N(0, I).
 
     Parts that are not given are those of `python -m vcd.train`, its smallest network for images of the shape of `start`;
     but for the prior, which is the standard normal of training.
@@ -56,7 +58,8 @@ class Variational(Diffusion, ABC):
         self, *, degradation: Degradation, start: Start | Callable[[Degradation], Start],
         prediction: Prediction | None = None, perturbation: Perturbation, network: nn.Module | None = None,
         encoder: Posterior | None = None, prior: Prior | None = None, sampler: Sampler | None = None, beta: float = 0.02,
-        annealing: int = 0, calibrated: bool = False, free_bits: float = 0.0, **parts: Any,
+        annealing: int = 0, calibrated: bool = False, free_bits: float = 0.0, conditional: Conditional | None = None,
+        **parts: Any,
     ):  # fmt: skip
         start = start if isinstance(start, Start) else start(degradation)
         channels, size, _ = start.shape
@@ -71,13 +74,19 @@ class Variational(Diffusion, ABC):
         )  # fmt: skip
         self.encoder, self.beta, self.annealing = encoder, beta, annealing
         self.prior = Independent(latent=encoder.latent) if prior is None else prior
-        self.calibrated, self.free_bits = calibrated, free_bits
+        self.calibrated, self.free_bits, self.conditional = calibrated, free_bits, conditional
         if calibrated:
             self.register_buffer("mse", torch.zeros(self.degradation.T + 1))  # of each level; 0 until it is seen
         self.active_units = ActiveUnits(T=self.degradation.T, latent=encoder.latent)
 
     def encode(self, x_t: Tensor, x_s: Tensor, t: Levels, s: Levels) -> Normal:
         return self.encoder(x_t, x_s, t, s)
+
+    def kl(
+        self, q: Normal, x_t: Float[Tensor, "b c h w"], t: Levels, z: Float[Tensor, "b d"] | None = None
+    ) -> Float[Tensor, " b"]:
+        """KL(q || p) in nats, to N(0, I); or to what is learned in its place, estimated at a sample z of q."""
+        return self.prior.kl(q, x_t, t) if self.conditional is None else self.conditional.kl(q, x_t, t, z)
 
     def latents(self, randomness: PerImage, temperature: float = 1.0) -> Latents:
         return self.prior.sample(self.degradation.T, randomness, temperature)
@@ -95,15 +104,16 @@ class Variational(Diffusion, ABC):
         eps = D.draw(x0, randomness)
         level = level or (None if self.guess is None else self.guess.level)
         x_T = D(x0, torch.full((len(x0),), level or T, device=x0.device), eps)
-        spread = temperature * randomness.normal(T, self.prior.latent).transpose(0, 1)
-        z, mean = torch.zeros_like(spread).contiguous(), torch.zeros_like(spread)
+        noise_z = randomness.normal(T, self.prior.latent).transpose(0, 1)
+        z, mean = torch.zeros_like(noise_z).contiguous(), torch.zeros_like(noise_z)
         kl = torch.zeros(T, len(x0), device=x0.device)
         noise = randomness.take()
 
         def look(v: Tensor, t: Levels, s: Levels) -> Tensor:
             asked, i = self.sampler.ask(t, s), int(t[0]) - 1
             q = self.encode(v, D(x0, asked, eps), t, asked)
-            z[i], mean[i], kl[i] = q.mean + q.stddev * spread[i], q.mean, self.prior.kl(q, v, t)
+            spread = q.stddev * noise_z[i]
+            z[i], mean[i], kl[i] = q.mean + temperature * spread, q.mean, self.kl(q, v, t, q.mean + spread)
             return z[i]
 
         code, told = None, UNCONDITIONAL
@@ -132,7 +142,7 @@ class Variational(Diffusion, ABC):
         q = self.encode(x_t.base, batch.x_s, batch.t, batch.s)
         out = self.ask(x_t.network, batch.t, batch.s, batch.condition.given(q.rsample()))
         sse = (self.prediction.target(batch, x_t.base, self.degradation) - out).square().flatten(1).sum(1)
-        kl = self.prior.kl(q, x_t.base, batch.t)
+        kl = self.kl(q, x_t.base, batch.t)
         if not self.training:
             self.active_units.update(q.mean, batch.t)
         weight = kl_weight(self.step, self.annealing) if self.training else 1.0
@@ -220,6 +230,8 @@ class Variational(Diffusion, ABC):
         }
         with self.evaluating():
             found = noisy_path(self, x0, randomness, self._restore_encoded(randomness))
+        if self.conditional is not None:
+            protocol["latents"] = "KL to p(z_t | x_t, t) as it was learned, one z per step"
         if found is None:
             return Bound(numbers, protocol, {"steps": table})
         return Bound(
@@ -232,6 +244,6 @@ class Variational(Diffusion, ABC):
         def restore(v: Tensor, x_s: Tensor, t: Levels, s: Levels) -> tuple[Tensor, Tensor]:
             q = self.encode(v, x_s, t, s)
             z = q.mean + q.stddev * randomness.normal(q.mean.shape[1])
-            return self.restore(v, t, s, Condition(z=z)), self.prior.kl(q, v, t)
+            return self.restore(v, t, s, Condition(z=z)), self.kl(q, v, t, z)
 
         return restore

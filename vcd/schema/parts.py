@@ -184,6 +184,15 @@ class Prior(TypedDict, total=False):
     heun: values.Count
 
 
+class Conditional(Part, total=False):
+    latent: values.Width
+    channels: values.Few
+    size: values.Width
+    T: values.Levels
+    hidden: values.Width
+    couplings: values.Count
+
+
 class Start(Part, total=False):
     noise: values.NotNegative
     zero: values.Finite

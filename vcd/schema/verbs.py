@@ -37,6 +37,7 @@ class Train(Degraded, total=False):
     level_sampler: parts.LevelSampler
     weight: parts.Weight | None
     guess: parts.Guess | None
+    conditional: parts.Conditional | None
     stage1: values.Place | values.Overrides | None
     gamma: parts.Gamma
     prediction: parts.Prediction
