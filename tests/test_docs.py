@@ -21,7 +21,7 @@ import pytest
 from conftest import SHORT, composition
 from omegaconf import OmegaConf
 
-from vcd import schema
+from vcd import help, schema
 from vcd.cli import CONF
 
 ROOT = CONF.parent
@@ -135,6 +135,16 @@ def test_every_name_of_the_theory_is_in_the_code():
     assert RELATIVE_OF_VCD + ".losses" in names and len(names) > 40
     for name in names:
         assert pkgutil.resolve_name(f"vcd.{name.removeprefix('vcd.')}"), name
+
+
+def test_every_group_and_option_is_in_the_methods():
+    """But for the settings of a data set, and for experiments and sweeps, which are named in families."""
+    text = (ROOT / "docs" / "methods.md").read_text()
+    for group in help.read("train")[1]:
+        if group[0] not in ("experiment", "sweep"):
+            assert f"`{group[0]}`" in text, group[0]
+            missing = [name for name in help.options(group[0]) if not re.search(rf"\b{name}\b", text)]
+            assert not missing, f"{group[0]}: {missing}"
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
