@@ -36,7 +36,7 @@ wanted() {
 
 case "${1:-}" in
 restoration)
-    common="model=bansal network=small network.unet.patch=2 batch_size=32 optimizer.lr=1e-3 ema_decay=0.99 trainer.max_steps=${STEPS:-3000}"
+    common="model=bansal network=fast batch_size=32 optimizer.lr=1e-3 ema_decay=0.99 trainer.max_steps=${STEPS:-3000}"
     while read -r name settings; do
         wanted "$name" "${@:2}" || continue
         # shellcheck disable=SC2086
