@@ -46,8 +46,9 @@ class Diffusion(L.LightningModule, ABC):
 
     start: a `Start`, or a function of the degradation that makes one. guess: what is refined; None: images are made from
     x_T alone. unlabelled: the share of the images that are trained without their label, where the network is told of
-    classes, so that it can do without: what takes no label, as bounds, priors and restoration, is asked so. optimizer: a function of the parameters; None where nothing is trained. scheduler: a function of the
-    optimiser; None keeps its learning rate.
+    classes, so that it can do without: what takes no label, as bounds, priors and restoration, is asked so. optimizer: a
+    function of the parameters; None where nothing is trained. scheduler: a function of the optimiser; None keeps its
+    learning rate.
 
     Examples:
         >>> class Squares(Diffusion):
