@@ -2,7 +2,7 @@
 # What RESULTS.md says of degradations. The same command again goes on where it stopped; runs are kept in $RUNS.
 #
 #   bash benchmarks/degradations.sh restoration   cold diffusion by inpainting, super-resolution, deblurring (MNIST), colouring (CIFAR-10)
-#   bash benchmarks/degradations.sh hot_cold      noise, blur, both and VWD of 6, 16 and 50 levels, at 6, 16 and 50 evaluations (MNIST)
+#   bash benchmarks/degradations.sh hot_cold      noise, blur, both, and VWD of 6 and of 50 levels, at 6, 16 and 50 evaluations (MNIST)
 #
 # Names after that, such as inpaint or blur_noise, pick some. STEPS, N and RESTORED scale it; $VCD_DATA holds the data.
 set -euo pipefail
@@ -36,7 +36,7 @@ wanted() {
 
 case "${1:-}" in
 restoration)
-    common="model=bansal network=fast batch_size=32 optimizer.lr=1e-3 ema_decay=0.99 trainer.max_steps=${STEPS:-3000}"
+    common="model=bansal network=fast batch_size=32 optimizer.lr=1e-3 ema_decay=0.99 trainer.max_steps=${STEPS:-1500}"
     while read -r name settings; do
         wanted "$name" "${@:2}" || continue
         # shellcheck disable=SC2086
@@ -63,7 +63,6 @@ hot_cold)
 noise 6,16,50 ddim 0 model=ddpm
 blur_noise 6,16,50 ddim 0 model=ddpm degradation=blur_noise degradation.sigma_max=20
 vwd 6 sequential 0.1 model=vwd prediction=vxt prior.images=5000
-vwd_16 6,16 sequential 0.1 model=vwd T=16 prediction=vxt prior.images=5000
 vwd_50 6,16,50 sequential 0.1 model=vwd T=50 prediction=vxt prior.images=5000
 rissanen 6,16,50 sequential 0.025 model=rissanen T=50 prediction=vxt
 blur 6,16,50 sequential 0 model=rissanen T=50 prediction=vxt perturbation.sigma=0
