@@ -303,5 +303,5 @@ def test_examples_of_docstrings(name, trained):
 
 
 def test_the_main_classes_have_examples():
-    assert {"vcd.api", "vcd.degradations.base", "vcd.degradations.gaussian", "vcd.models.base", "vcd.priors.base",
+    assert {"vcd.api", "vcd.degradations.base", "vcd.degradations.gaussian", "vcd.priors.base",
             "vcd.samplers", "vcd.steering"} <= set(EXAMPLES)  # fmt: skip

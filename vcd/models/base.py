@@ -49,17 +49,6 @@ class Diffusion(L.LightningModule, ABC):
     classes, so that it can do without: what takes no label, as bounds, priors and restoration, is asked so. optimizer: a
     function of the parameters; None where nothing is trained. scheduler: a function of the optimiser; None keeps its
     learning rate.
-
-    Examples:
-        >>> class Squares(Diffusion):
-        ...     def losses(self, batch):
-        ...         x_t = self.shown(batch)
-        ...         out = self.ask(x_t.network, batch.t, batch.s, batch.condition)
-        ...         error = self.prediction.target(batch, x_t.base, self.degradation) - out
-        ...         sse = error.square().flatten(1).sum(1)
-        ...         return Losses(batch.mean(sse), {"loss": sse})
-        >>> Squares.has_latents
-        False
     """
 
     has_latents = False
