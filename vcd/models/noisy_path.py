@@ -66,7 +66,6 @@ def noisy_path(model: Diffusion, x0: Images, randomness: PerImage, restore: Rest
     terms = {name: (value.mean() * bits).item() for name, value in parts.items()}
     protocol = {
         "draws": "1 path per image", "sigma": sigma, "delta": delta, "decoder": "Gaussian of std delta over 256 bins",
-        **({"latents": "KL to N(0, I)"} if model.has_latents else {}),
     }  # fmt: skip
     return Bound(
         {"bits_per_dim": Quantity(sum(terms.values()), "lower", "bits")}, protocol, {"bound": terms, "levels": table}

@@ -230,13 +230,13 @@ class Variational(Diffusion, ABC):
         }
         with self.evaluating():
             found = noisy_path(self, x0, randomness, self._restore_encoded(randomness))
-        if self.conditional is not None:
-            protocol["latents"] = "KL to p(z_t | x_t, t) as it was learned, one z per step"
+        learned = "p(z_t | x_t, t) as it was learned, one z per step"
+        latents = {"latents": "KL to " + ("N(0, I)" if self.conditional is None else learned)}
+        protocol |= latents
         if found is None:
             return Bound(numbers, protocol, {"steps": table})
-        return Bound(
-            numbers | found.numbers, protocol | {"bits_per_dim": found.protocol}, {"steps": table} | found.curves
-        )
+        protocol["bits_per_dim"] = found.protocol | latents
+        return Bound(numbers | found.numbers, protocol, {"steps": table} | found.curves)
 
     def _restore_encoded(self, randomness: PerImage) -> Restore:
         """With a latent of the encoder, which looks at the true x_s."""
