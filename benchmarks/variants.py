@@ -6,7 +6,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from vcd import checkpoints
+from vcd import training
 from vcd.cli import CONF
 from vcd.data.base import ImageData, Images, Split
 from vcd.data.datamodule import DegradationDataModule
@@ -40,7 +40,7 @@ def config(*overrides: str) -> DictConfig:
 
 def model(cfg: DictConfig, device: str = "cpu") -> Diffusion:
     torch.manual_seed(0)
-    return checkpoints.build(cfg).to(device)
+    return training.build(cfg).to(device)
 
 
 def data(cfg: DictConfig, of: Diffusion, steps: int) -> DegradationDataModule:

@@ -8,7 +8,7 @@ from conftest import TINY
 from hydra import compose, initialize_config_dir
 from torch._dynamo.utils import counters
 
-from vcd import checkpoints
+from vcd import training
 from vcd.batch import Degraded
 from vcd.callbacks.compiled import compile_in_place
 from vcd.cli import CONF
@@ -43,7 +43,7 @@ def main() -> None:
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         torch.manual_seed(0)
-        eager = checkpoints.build(compose("train", [*TINY, *SETTINGS]))
+        eager = training.build(compose("train", [*TINY, *SETTINGS]))
     batches = [batch_of(eager, n) for n in (64, 64, 48, 64, 80, 64)]
     compiled, teachers = copy.deepcopy(eager), [copy.deepcopy(eager).eval() for _ in range(2)]
     sizes, restore = set(), Diffusion.restore

@@ -7,7 +7,7 @@ from conftest import TINY, scramble
 from hydra.utils import instantiate
 from test_samplers import N, Ramp, Restorer, restorer, sample
 
-from vcd import checkpoints
+from vcd import training
 from vcd.batch import Condition, Degraded
 from vcd.cli import explain
 from vcd.degradations.noise import Noise
@@ -26,7 +26,7 @@ def build(compose):
     """build("model=ddpm", ...): a tiny model with weights that are not zero."""
 
     def build(*overrides: str):
-        return scramble(checkpoints.build(compose(*(o for o in TINY if o != "T=3"), *overrides)), std=0.1)
+        return scramble(training.build(compose(*(o for o in TINY if o != "T=3"), *overrides)), std=0.1)
 
     return build
 
@@ -204,7 +204,7 @@ def test_fewer_states_can_be_kept_without_changing_the_samples():
 )
 def test_what_cannot_be_is_refused_with_the_reason(compose, overrides, words):
     with pytest.raises(Exception) as caught:
-        checkpoints.build(compose(*overrides))
+        training.build(compose(*overrides))
     sentence = explain(caught.value, "train")
     assert sentence and all(word in sentence for word in words), sentence
 
@@ -218,7 +218,7 @@ def test_what_the_algorithm_box_says_of_the_defaults(compose, model):
     expected = {"ddpm": (1000, "noise.Noise"), "bansal": (50, "GaussianBlur"), "rissanen": (100, "blur.Blur")}[model]
     assert (cfg.T, cfg.degradation._target_.endswith(expected[1])) == (expected[0], True)
     assert compose(f"model={model}", "T=7").T == 7
-    built = checkpoints.build(compose(f"model={model}", "T=7", *(["sampler.steps=7"] if model == "ddpm" else [])))
+    built = training.build(compose(f"model={model}", "T=7", *(["sampler.steps=7"] if model == "ddpm" else [])))
     assert built.latents(PerImage(0, range(2))) is None and built.network.injection is None
 
 

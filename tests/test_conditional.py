@@ -8,7 +8,7 @@ from conftest import TINY, scramble
 from omegaconf import open_dict
 from torch.distributions import Normal
 
-from vcd import checkpoints, identity, steering
+from vcd import identity, steering, training
 from vcd.batch import Degraded
 from vcd.errors import UserError
 from vcd.networks.conditional import Conditional
@@ -71,7 +71,7 @@ def test_large_states_are_seen_coarsely(size):
 
 
 def test_the_bound_trains_it_and_the_encoder_by_one_loss(compose):
-    model = scramble(checkpoints.build(compose(*TINY, "model=vwd", "conditional=flow")), 0.1).train()
+    model = scramble(training.build(compose(*TINY, "model=vwd", "conditional=flow")), 0.1).train()
     x0, D = torch.rand(12, 1, 8, 8) * 2 - 1, model.degradation
     t = torch.arange(12) % D.T + 1
     batch = Degraded(x0, t, t - 1, D(x0, t, None), D(x0, t - 1, None), None, torch.zeros(12, dtype=torch.long))
@@ -82,7 +82,7 @@ def test_the_bound_trains_it_and_the_encoder_by_one_loss(compose):
 
 @torch.no_grad()
 def test_the_kl_of_given_images_is_their_own_and_draws_nothing_of_torch(compose):
-    model = scramble(checkpoints.build(compose(*TINY, "conditional=flow")), 0.1).eval()
+    model = scramble(training.build(compose(*TINY, "conditional=flow")), 0.1).eval()
     x0 = torch.rand(3, 1, 8, 8) * 2 - 1
     state = torch.get_rng_state()
     path, kl = steering.encode(model, x0, PerImage(0, range(3)))

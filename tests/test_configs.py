@@ -12,7 +12,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from test_diffusevae import save
 
-from vcd import checkpoints, schema, stages, stored
+from vcd import checkpoints, schema, stages, stored, training
 from vcd.batch import Degraded
 from vcd.cli import CONF
 from vcd.data.base import ImageData
@@ -137,7 +137,7 @@ def build(cfg: DictConfig, group: str, option: str) -> None:
     else:
         if group == "experiment":  # at full size it is slow to build, and adds nothing
             cfg.network.unet.dim, cfg.network.encoder.latent = 8, 4
-        model = checkpoints.build(cfg)
+        model = training.build(cfg)
         assert isinstance(model, Diffusion)
         (optimizer,), (schedule,) = model.configure_optimizers()
         assert optimizer.param_groups[0]["lr"] <= cfg.optimizer.lr and schedule["interval"] == "step"

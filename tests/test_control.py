@@ -18,7 +18,7 @@ from conftest import SHORT, TINY, scramble
 from PIL import Image
 from torch.distributions import Normal
 
-from vcd import checkpoints, discovery, spectra, steering, tasks
+from vcd import checkpoints, discovery, spectra, steering, tasks, training
 from vcd.batch import Degraded
 from vcd.data import own
 from vcd.data.decode import decode
@@ -49,7 +49,7 @@ def build(compose):
 
     @functools.cache
     def build(*overrides: str):
-        model = scramble(checkpoints.build(compose(*SMALL, *overrides))).eval()
+        model = scramble(training.build(compose(*SMALL, *overrides))).eval()
         model.start.fit(
             [torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1], model.degradation
         )
@@ -567,7 +567,7 @@ def test_an_overfitted_model_gives_its_training_images_back(compose):
         "dataset=digits", "T=3", "model=vwd", "network=tiny", "network.encoder.latent=16", "prior=independent",
         "perturbation=gaussian", "perturbation.sigma=0.02", "sampler.delta=0.02", "model.beta=1e-4",
     )  # fmt: skip
-    model = checkpoints.build(cfg).train()
+    model = training.build(cfg).train()
     images = to_float(Digits(size=8, channels=1).load("train").images[:16])
     D, x0, t = model.degradation, images.repeat(3, 1, 1, 1), torch.arange(48) // 16 + 1
     batch = Degraded(x0, t, t - 1, D(x0, t), D(x0, t - 1), None, torch.zeros(48, dtype=torch.long))

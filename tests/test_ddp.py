@@ -9,7 +9,7 @@ import torch
 from conftest import SHORT, TINY
 from test_train import SABOTAGE, differences, kill, only_run
 
-from vcd import checkpoints
+from vcd import training
 from vcd.batch import Degraded
 from vcd.data.stream import share
 
@@ -52,7 +52,7 @@ def gradients(rank: int, cfg, folder) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     torch.manual_seed(0)
-    model = checkpoints.build(cfg)
+    model = training.build(cfg)
     batch = batch_for(model)
     together = torch.nn.parallel.DistributedDataParallel(Objective(model.double()), find_unused_parameters=True)
     together(double(batch, torch.from_numpy(share(np.arange(8), rank, 2)))).backward()
@@ -67,7 +67,7 @@ def test_gradients_are_those_of_one_process(compose, tmp_path, model):
     cfg = compose(*TINY, *model)
     torch.multiprocessing.spawn(gradients, (cfg, tmp_path), nprocs=2)
     torch.manual_seed(0)
-    alone = checkpoints.build(cfg)
+    alone = training.build(cfg)
     batch = batch_for(alone)
     alone.double().losses(double(batch, slice(None))).total.backward()
     found = torch.load(tmp_path / "gradients.pt", weights_only=True)

@@ -7,7 +7,7 @@ import torch
 from conftest import TINY, scramble
 from test_metrics import Given, evaluation, labelled, noise_images
 
-from vcd import checkpoints, steering
+from vcd import steering, training
 from vcd.batch import Degraded
 from vcd.images import to_float
 from vcd.metrics import samples
@@ -24,7 +24,7 @@ def data():
 
 def built(compose, data, *overrides: str):
     torch.manual_seed(0)
-    model = scramble(checkpoints.build(compose(*TINY, *overrides)), std=0.1).eval()
+    model = scramble(training.build(compose(*TINY, *overrides)), std=0.1).eval()
     model.start.fit([to_float(data.load("train").images)], model.degradation)
     return model
 

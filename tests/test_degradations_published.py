@@ -291,10 +291,10 @@ def test_what_cannot_be_is_one_sentence(make, sentence):
 
 @pytest.mark.parametrize("sampler", ["cold", "naive"])
 def test_snow_with_a_sampler_that_must_read_it_is_refused_before_training(compose, sampler):
-    from vcd import checkpoints
+    from vcd import training
 
     def build(sampler: str):
-        return checkpoints.build(
+        return training.build(
             compose("model=bansal", "degradation=snow", "T=5", "dataset=digits", f"sampler={sampler}")
         )
 

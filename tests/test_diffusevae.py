@@ -14,7 +14,7 @@ from conftest import SHORT, TINY, scramble
 from omegaconf import OmegaConf
 from test_training import unequal
 
-from vcd import __version__, checkpoints, restoring, stages, steering
+from vcd import __version__, checkpoints, restoring, stages, steering, training
 from vcd.batch import UNCONDITIONAL, Condition, Degraded
 from vcd.cli import CONF
 from vcd.errors import UserError
@@ -26,7 +26,7 @@ VAE = ["experiment=vae_digits", *(o for o in TINY if not o.startswith(("T=", "ba
 
 def save(cfg, path, seed=1):
     """A checkpoint with scrambled weights, as training would leave it."""
-    model = scramble(checkpoints.build(cfg), 0.1, seed)
+    model = scramble(training.build(cfg), 0.1, seed)
     torch.save({checkpoints.CONFIG: OmegaConf.to_container(cfg, resolve=True), checkpoints.VERSION: __version__,
                 "state_dict": model.state_dict(), "global_step": 1}, path)  # fmt: skip
     return model
@@ -49,7 +49,7 @@ def refiner(compose, tmp_path):
             [*TINY, "model=diffusevae", "T=8", "sampler.steps=null", *overrides, f"stage1={tmp_path / 'stage1.ckpt'}"],
         )
         stages.ready(cfg)
-        model = scramble(checkpoints.build(cfg), 0.1, seed)
+        model = scramble(training.build(cfg), 0.1, seed)
         if filled:
             stages.fill(model, stage1=cfg.stage1, autoencoder=cfg.space.get("ckpt"))
         model.cfg = cfg
@@ -111,7 +111,7 @@ def test_form_2_is_form_1_with_other_first_weights(refiner):
 def test_a_network_that_does_not_read_the_guess_is_plain_ddpm(compose, refiner):
     """Bit for bit, in its losses and in its samples."""
     told = refiner()
-    plain = checkpoints.build(
+    plain = training.build(
         composed(compose, [*TINY, "model=ddpm", "T=8", "sampler.steps=null", "network.unet.context=1"])
     ).eval()
     plain.network.load_state_dict(told.network.state_dict())
@@ -252,7 +252,7 @@ def test_stage_1_that_is_none_is_refused(compose, tmp_path):
     cfg = composed(compose, [*TINY, "model=diffusevae", f"stage1={tmp_path / 'vwd.ckpt'}"])
     stages.ready(cfg)
     with pytest.raises(Exception, match="stage 1 has one level, and this one has T=3"):
-        checkpoints.build(cfg)
+        training.build(cfg)
     with pytest.raises(UserError, match="say whose guess is refined: stage1="):
         stages.ready(composed(compose, [*TINY, "model=diffusevae"]))
 

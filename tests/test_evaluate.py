@@ -23,7 +23,7 @@ from test_report import look
 from test_sample import one_sentence
 from torch import nn
 
-from vcd import checkpoints, evaluate, figures
+from vcd import checkpoints, evaluate, figures, training
 from vcd.comparison import making
 from vcd.data.digits import Digits
 from vcd.errors import UserError
@@ -118,7 +118,7 @@ def build(compose) -> Callable:
 
     @functools.cache
     def build(*overrides: str):
-        model = scramble(checkpoints.build(compose(*TINY, *overrides)), std=0.1).eval()
+        model = scramble(training.build(compose(*TINY, *overrides)), std=0.1).eval()
         model.start.fit([to_float(noise_images(40))], model.degradation)
         return model
 
@@ -210,7 +210,7 @@ class SometimesNaN(nn.Module):
 
 
 def test_samples_that_are_not_finite_are_counted_and_harm_no_other(compose):
-    model = checkpoints.build(compose(*TINY, "model=bansal", "sampler=one_shot")).eval()
+    model = training.build(compose(*TINY, "model=bansal", "sampler=one_shot")).eval()
     model.network = SometimesNaN()
     model.start.fit([torch.rand(200, 1, 1, 1).expand(-1, 1, 8, 8) * 2 - 1], model.degradation)
     x_T = model.start.sample(PerImage(4, range(40)))

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import vcd
-from vcd import __version__, checkpoints, exports, schedulers, sharing
+from vcd import __version__, checkpoints, exports, schedulers, sharing, training
 from vcd.batch import UNCONDITIONAL
 from vcd.randomness import PerImage
 from vcd.samplers import DDIM
@@ -212,7 +212,7 @@ def ddpm(compose, tmp_path_factory):
             "model=ddpm", *TINY[:1], "T=40", "network.unet.dim=8", "run_dir=run", "sampler.steps=10", *overrides
         )
         torch.manual_seed(0)
-        model = checkpoints.build(cfg)
+        model = training.build(cfg)
         torch.nn.init.normal_(model.network.out.weight, std=0.1)
         path = tmp_path_factory.mktemp("ddpm") / "last.ckpt"
         stored = {"state_dict": model.state_dict(), checkpoints.CONFIG: OmegaConf.to_container(cfg, resolve=True)}

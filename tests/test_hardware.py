@@ -13,7 +13,7 @@ from conftest import SHORT, TINY
 from torch import nn
 from torch._inductor.exc import InvalidCxxCompiler
 
-from vcd import checkpoints, hardware, memory
+from vcd import checkpoints, hardware, memory, training
 from vcd.batch import Degraded
 from vcd.callbacks.compiled import compile_in_place
 from vcd.cli import CONF
@@ -32,7 +32,7 @@ def batch_of(model, n: int, channels: int = 1, size: int = 8) -> Degraded:
 
 @pytest.fixture
 def model(compose):
-    return checkpoints.build(compose(*TINY, "model=plain"))
+    return training.build(compose(*TINY, "model=plain"))
 
 
 def test_what_autograd_keeps_is_counted_once_and_without_the_weights(model, monkeypatch):

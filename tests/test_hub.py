@@ -17,7 +17,7 @@ from conftest import TINY
 from omegaconf import OmegaConf
 
 import vcd
-from vcd import checkpoints, hub
+from vcd import checkpoints, hub, training
 
 
 class Double(http.server.BaseHTTPRequestHandler):
@@ -106,7 +106,7 @@ def checkpoint(compose, tmp_path_factory) -> Path:
     cfg = compose("model=vcd", *TINY, "prior=independent", "run_dir=run")
     torch.manual_seed(0)
     stored = {
-        "state_dict": checkpoints.build(cfg).state_dict(),
+        "state_dict": training.build(cfg).state_dict(),
         checkpoints.CONFIG: OmegaConf.to_container(cfg, resolve=True),
     }
     path = tmp_path_factory.mktemp("tiny") / "last.ckpt"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from conftest import ROLLOUT, SHORT
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from vcd import identity, migrations
+from vcd import identity, migrations, stages
 from vcd.errors import UserError
 from vcd.migrations import migrate_config
-from vcd.runs import RunFolder, read_status
+from vcd.runs import read_status
 
 OLD = {old["command"]: old for old in json.loads((Path(__file__).parent / "v0_1" / "configs.json").read_text())}
 RENAMED = {"prediction=residual": "prediction=eps"}  # today's names of choices
@@ -117,25 +117,32 @@ COMMAND = "model=vwd degradation=pixelate"
 
 
 @pytest.fixture
-def new_run(compose, tmp_path):
-    """new_run("key=value", ...): the run folder of today's command."""
+def new_config(compose, tmp_path):
+    """new_config("key=value", ...): the config of today's command."""
 
-    def new_run(*overrides: str) -> RunFolder:
+    def new_config(*overrides: str) -> DictConfig:
         cfg = compose(*COMMAND.split(), *overrides)
         cfg.run_dir = f"{tmp_path}/runs/digits-vwd-pixelate-{identity.digest(cfg)}-seed{cfg.seed}"
-        return RunFolder(cfg)
+        return cfg
 
-    return new_run
+    return new_config
+
+
+@pytest.fixture
+def new_run(new_config):
+    """new_run("key=value", ...): its run folder."""
+    return lambda *overrides: stages.ready(new_config(*overrides))
 
 
 @pytest.mark.parametrize("name", ["digits-vwd-pixelate-{}-seed0", "digits-warm-blocks-{}-seed0"])
-def test_the_run_that_0_1_began_goes_on(old_run, new_run, caplog, name):
+def test_the_run_that_0_1_began_goes_on(old_run, new_config, new_run, caplog, name):
     """Also where choices had other names."""
     caplog.set_level("INFO")
     folder = old_run(COMMAND, name, step=7)
-    run = new_run().open()
+    cfg = new_config()
+    run = stages.ready(cfg).open("")
     assert run.path == folder and f"an earlier version of vcd began this run: going on in {folder}" in caplog.text
-    assert run.config["run_dir"] == run.config["callbacks"]["pictures"]["folder"] == str(folder)
+    assert cfg.run_dir == cfg.callbacks.pictures.folder == str(folder)
     run.set_status("running")
     assert read_status(folder)["identity"] == run.identity and read_status(folder)["step"] == 7
     assert new_run().path == folder  # again, although version 0.2 has been there
@@ -160,6 +167,6 @@ def test_an_old_run_that_cannot_be_read_is_not_in_the_way(old_run, new_run):
 
 def test_a_folder_that_was_named_by_hand_is_known_by_its_config(old_run, compose):
     folder = old_run(COMMAND, "mine")
-    assert RunFolder(compose(*COMMAND.split(), f"run_dir={folder}")).open().path == folder
+    assert stages.ready(compose(*COMMAND.split(), f"run_dir={folder}")).claim().path == folder
     with pytest.raises(UserError, match="belongs to another configuration"):
-        RunFolder(compose(*COMMAND.split(), "model.beta=7", f"run_dir={folder}")).open()
+        stages.ready(compose(*COMMAND.split(), "model.beta=7", f"run_dir={folder}")).claim()

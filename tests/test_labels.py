@@ -8,7 +8,7 @@ from conftest import ROLLOUT, SHORT, TINY, scramble
 from omegaconf import OmegaConf
 
 import vcd
-from vcd import __version__, checkpoints, identity
+from vcd import __version__, checkpoints, identity, training
 from vcd.batch import UNCONDITIONAL, UNTOLD, Condition, Degraded
 from vcd.data.digits import Digits
 
@@ -25,7 +25,7 @@ def told(compose, tmp_path_factory):
         "network.unet.classes=10",
         "run_dir=run",
     )
-    model = scramble(checkpoints.build(cfg), std=0.2)
+    model = scramble(training.build(cfg), std=0.2)
     path = tmp_path_factory.mktemp("told") / "last.ckpt"
     stored = {"state_dict": model.state_dict(), checkpoints.CONFIG: OmegaConf.to_container(cfg, resolve=True)}
     checkpoints.AtomicCheckpointIO().save_checkpoint({**stored, checkpoints.VERSION: __version__}, path)
@@ -83,9 +83,7 @@ def test_a_model_without_labels_says_so(trained, here):
 
 def test_latents_win_against_labels_and_that_is_said(compose):
     """Of VCD's digits after 500 steps with labels, 19 % were what was asked for; 10 % is chance."""
-    model = checkpoints.build(
-        compose("model=vcd", *TINY, "network.unet.classes=10", "prior=independent", "run_dir=run")
-    )
+    model = training.build(compose("model=vcd", *TINY, "network.unet.classes=10", "prior=independent", "run_dir=run"))
     with pytest.raises(vcd.UserError, match="the latents of a VCD decide what an image shows"):
         vcd.Trained(model).sample(2, label=3)
     assert vcd.Trained(model).sample(2).shape == (2, 1, 8, 8)

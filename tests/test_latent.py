@@ -12,7 +12,7 @@ from test_diffusevae import composed, numbers, save
 from torch import nn
 from torch.distributions import Normal
 
-from vcd import __version__, checkpoints, spectra, stages, steering
+from vcd import __version__, checkpoints, spectra, stages, steering, training
 from vcd.batch import Degraded
 from vcd.degradations.fade import Fade
 from vcd.errors import UserError
@@ -38,7 +38,7 @@ def latent(compose, tmp_path):
     def make(*overrides: str):
         cfg = composed(compose, [*LATENT, f"space.ckpt={tmp_path / 'ae.ckpt'}", *overrides])
         stages.ready(cfg)
-        model = checkpoints.build(cfg)
+        model = training.build(cfg)
         stages.fill(model, stage1=cfg.stage1, autoencoder=cfg.space.get("ckpt"))
         return model.eval(), cfg
 

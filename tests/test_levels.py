@@ -8,7 +8,7 @@ import torch
 from conftest import TINY, scramble
 from test_datamodule import Numbered
 
-from vcd import checkpoints
+from vcd import training
 from vcd.batch import Degraded
 from vcd.data.datamodule import DegradationDataModule
 from vcd.degradations.base import Degradation
@@ -110,7 +110,7 @@ def test_a_real_s_is_uniform_below_t():
 
 def in_between(compose, prediction):
     """A tiny model on `Dim`, from parts that a config makes."""
-    parts = vars(checkpoints.build(compose(*TINY, "model=plain")))
+    parts = vars(training.build(compose(*TINY, "model=plain")))
     parts = parts["_modules"] | parts
     names = ("perturbation", "network", "start", "sampler", "encoder", "prior", "optimizer", "scheduler")
     return Plain(
@@ -151,7 +151,7 @@ def test_a_model_trains_and_samples_with_levels_in_between(compose):
 
 
 def test_the_network_tells_real_levels_apart(compose):
-    network = scramble(checkpoints.build(compose(*TINY)).network)
+    network = scramble(training.build(compose(*TINY)).network)
     x, t = torch.randn(1, 1, 8, 8).expand(3, -1, -1, -1), torch.tensor([1.0, 1.3, 2.0])
     out = network(x, t, torch.zeros(3))
     assert torch.pdist(out.flatten(1)).min() > 1e-3 * out.std()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from vcd import bounds, checkpoints, discovery
+from vcd import bounds, discovery, training
 from vcd.callbacks import timing
 from vcd.callbacks.timing import Timing
 from vcd.comparison import table as tables
@@ -564,7 +564,7 @@ def exact(compose) -> Callable:
 
     @functools.cache
     def build(*overrides: str):
-        return checkpoints.build(compose(*(o for o in TINY if o != "T=3"), "T=4", *overrides)).eval()
+        return training.build(compose(*(o for o in TINY if o != "T=3"), "T=4", *overrides)).eval()
 
     def exact(x0: Tensor, *overrides: str):
         model = build(*overrides)
@@ -619,7 +619,7 @@ def test_one_exact_image_does_not_make_the_mean_infinite(exact, tmp_path):
 
 
 def test_restoration_starts_from_the_degraded_image_and_belongs_to_the_image(compose):
-    model = checkpoints.build(compose(*TINY, "model=vwd")).eval()
+    model = training.build(compose(*TINY, "model=vwd")).eval()
     nn.init.normal_(next(p for p in reversed(list(model.network.parameters())) if p.ndim > 1), std=0.1)
     x0 = to_float(noise_images(4))
     whole = restoration.restored(model, x0, 2, PerImage(0, range(4)))
@@ -663,7 +663,7 @@ def test_noise_is_not_told(exact):
 @pytest.mark.parametrize("name", ["restoration", "bound"])
 def test_what_needs_test_images_never_takes_training_images(compose, tmp_path, name):
     """split says what samples are compared with, not what is restored."""
-    model = checkpoints.build(compose(*TINY, "model=vwd")).eval()
+    model = training.build(compose(*TINY, "model=vwd")).eval()
     test, values = noise_images(20, seed=1), []
     for split, train in (("train", noise_images(30)), ("val", noise_images(30)), ("val", noise_images(30) // 2)):
         e = evaluation(Given(labelled(train), labelled(test)), test, tmp_path, model=model, split=split)
@@ -694,7 +694,7 @@ class Tenth(nn.Module):
     ("overrides", "steps"), [([], [(1, 0), (2, 1), (3, 2)]), (["prediction=vxt", "sampler.steps=2"], [(2, 0), (3, 2)])]
 )
 def test_rate_and_distortion_are_those_of_the_objective_at_the_steps_of_the_sampler(compose, overrides, steps):
-    model = checkpoints.build(compose(*TINY, "model=plain", *overrides)).eval()
+    model = training.build(compose(*TINY, "model=plain", *overrides)).eval()
     model.network, x0 = Tenth(), to_float(noise_images(6))
     found = model.bound(x0, PerImage(0, range(6)))
     table = {row["t"]: row for row in found.curves["steps"]}
@@ -720,7 +720,7 @@ def test_rate_and_distortion_are_those_of_the_objective_at_the_steps_of_the_samp
 
 def test_steps_that_all_ask_for_the_clean_image_bound_no_density(compose):
     """They do not restore one another's states."""
-    model = checkpoints.build(compose(*TINY, "model=plain", "prediction=x0")).eval()
+    model = training.build(compose(*TINY, "model=plain", "prediction=x0")).eval()
     found = model.bound(to_float(noise_images(6)), PerImage(0, range(6)))
     assert found.numbers.keys() == {"rate_bits", "distortion_mse"}
 
@@ -778,7 +778,7 @@ class PosteriorMean(nn.Module):
 @pytest.fixture(scope="module")
 def denoiser(compose) -> Callable:
     """denoiser(D): a real DDPM that asks for the clean image, but for its network, which is the posterior mean."""
-    model = checkpoints.build(compose(*TINY, "model=ddpm", "prediction=x0", "sampler.steps=3")).eval()
+    model = training.build(compose(*TINY, "model=ddpm", "prediction=x0", "sampler.steps=3")).eval()
 
     def denoiser(D: Noise, rounded: bool = False, wrong: float = 0.0) -> DDPM:
         model.degradation, model.network = D, PosteriorMean(D, rounded, wrong)
@@ -1328,7 +1328,7 @@ def test_the_comparison_on_a_cpu_trains_what_can_be_trained(compose):
     for name, overrides in cfg.train.items():
         one = compose(*cfg.common, *overrides)
         assert one.dataset.name == "mnist"
-        parameters[name] = sum(p.numel() for p in checkpoints.build(one).network.parameters())
+        parameters[name] = sum(p.numel() for p in training.build(one).network.parameters())
     assert max(parameters.values()) < 1.5 * min(parameters.values())
     for override in cfg.evaluate:
         compose(override, config="evaluate")

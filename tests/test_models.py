@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import SHORT, TINY
 
-from vcd import checkpoints
+from vcd import checkpoints, training
 from vcd.cli import explain
 from vcd.randomness import PerImage
 
@@ -17,10 +17,10 @@ BY = {"rollout": "vcd", "rollout_published": "vcd", "gaussian": "vwd", "gaussian
 def test_a_model_takes_its_own_perturbation_and_names_whose_another_is(compose, model, perturbation):
     cfg = compose(*TINY, f"model={model}", f"perturbation={perturbation}")
     if BY[perturbation] == model:
-        assert type(checkpoints.build(cfg)).__name__.lower() == model
+        assert type(training.build(cfg)).__name__.lower() == model
         return
     with pytest.raises(Exception) as caught:
-        checkpoints.build(cfg)
+        training.build(cfg)
     sentence = explain(caught.value, "train")
     assert sentence.startswith(f"model={model} is trained on ") and f"perturbation={OWN[model]}" in sentence
     assert f"model={BY[perturbation]}" in sentence
@@ -28,7 +28,7 @@ def test_a_model_takes_its_own_perturbation_and_names_whose_another_is(compose, 
 
 @pytest.mark.parametrize("model", OWN)
 def test_a_model_brings_its_own_perturbation(compose, model):
-    built = checkpoints.build(compose(*TINY, f"model={model}"))
+    built = training.build(compose(*TINY, f"model={model}"))
     assert type(built).__name__.lower() == model and built.has_latents
     assert built.sampler.delta == (0.0 if model == "plain" else compose(f"model={model}").perturbation.sigma)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from vcd import checkpoints
+from vcd import training
 from vcd.degradations.base import Degradation
 from vcd.levels import per_image
 from vcd.predictions import VXt
@@ -32,7 +32,7 @@ class Shrink(Degradation):
 
 def exact(build, kind: str):
     """A real model, but for its parts that are known in closed form: the posterior mean of x_s, and a latent that says nothing."""
-    model = checkpoints.build(build(f"model={kind}", "dataset=digits", "T=4", "network.unet.dim=8")).eval()
+    model = training.build(build(f"model={kind}", "dataset=digits", "T=4", "network.unet.dim=8")).eval()
     model.degradation, model.start = Shrink(), Black(channels=1, size=8, zero=0.0)
     model.perturbation.sigma, model.sampler, model.prediction = SIGMA, Sequential(delta=DELTA), VXt()
     a = model.degradation.a

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from vcd import checkpoints
+from vcd import training
 from vcd.callbacks.pictures import Pictures
 from vcd.errors import NotFinite
 from vcd.spaces import Bins, Pixels, to_uint8
@@ -77,7 +77,7 @@ def test_bytes_are_made_of_numbers_alone():
 
 
 def test_training_goes_on_without_the_pictures(compose, tmp_path, caplog):
-    model = checkpoints.build(compose(*TINY, "model=vwd")).eval()
+    model = training.build(compose(*TINY, "model=vwd")).eval()
     pictures = Pictures(folder=tmp_path, n=3, rows=2)
     torch.nn.init.constant_(model.network.out.bias, 3e38)
     assert pictures.draw(model, tmp_path) is None and "no pictures: 3 of 3 images are not finite" in caplog.text

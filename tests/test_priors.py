@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from vcd import checkpoints
+from vcd import checkpoints, training
 from vcd.errors import UserError
 from vcd.priors import Encoded, Flow, Mixture
 from vcd.priors import flow as flows
@@ -74,7 +74,7 @@ def test_the_model_tells_images_apart_by_their_pixels(compose):
     cfg = compose(
         "dataset=digits", "T=3", "model=vwd", "network=tiny", "network.unet.dim=8", "network.encoder.latent=4"
     )
-    model = checkpoints.build(cfg)
+    model = training.build(cfg)
     x = torch.rand(5, 1, 8, 8)
     seen = []
     model.prior.fit = lambda batches: seen.extend(next(batches).image.tolist() for _ in range(3))
@@ -387,7 +387,7 @@ def test_a_model_without_latents_has_no_prior_to_refit(compose, tmp_path, here):
     config = {
         key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "degradation", "space", "dataset")
     }
-    state = checkpoints.build(cfg).state_dict()
+    state = training.build(cfg).state_dict()
     from vcd import __version__
 
     torch.save({checkpoints.CONFIG: config, checkpoints.VERSION: __version__, "state_dict": state}, tmp_path / "a.ckpt")

@@ -9,7 +9,7 @@ from conftest import TINY
 from hydra.utils import instantiate
 from PIL import Image
 
-from vcd import checkpoints, restoring
+from vcd import restoring, training
 from vcd.cli import CONF
 from vcd.data.digits import Digits
 from vcd.degradations.base import Degradation
@@ -47,7 +47,7 @@ def test_a_perfect_restorer_that_remembers_the_draw_returns_the_image(compose, n
 
 def build(compose, *overrides: str):
     small = ["network.unet.mults=[1]", "network.unet.attention=[]"]
-    model = checkpoints.build(compose(*(o for o in TINY if o != "T=3"), *small, *overrides)).eval()
+    model = training.build(compose(*(o for o in TINY if o != "T=3"), *small, *overrides)).eval()
     model.start.fit([torch.rand(30, 1, 8, 8) * 2 - 1], model.degradation)
     return model
 

@@ -8,7 +8,7 @@ import torch
 from hydra.utils import instantiate
 from torch.distributions import Normal, kl_divergence
 
-from vcd import bounds, checkpoints
+from vcd import bounds, training
 from vcd.batch import Condition, Degraded
 from vcd.cli import explain
 from vcd.degradations.noise import Noise
@@ -111,7 +111,7 @@ def test_levels_between_whole_numbers(schedule):
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(compose, overrides, words):
     with pytest.raises(Exception) as caught:
-        checkpoints.build(compose(*overrides))
+        training.build(compose(*overrides))
     sentence = explain(caught.value, "train")
     assert sentence and all(word in sentence for word in words), sentence
 
@@ -285,7 +285,7 @@ def test_the_weights():
 @pytest.mark.parametrize("prediction", ["eps", "v", "edm", "x0", "difference"])
 def test_with_one_weight_all_predictions_have_one_loss(compose, prediction):
     """The same xhat_0, the same loss, whatever the network gives."""
-    model = checkpoints.build(
+    model = training.build(
         compose("model=ddpm", "T=20", "sampler=ddim", "sampler.steps=5", f"prediction={prediction}", "weight=min_snr")
     )
     D = model.degradation
@@ -385,7 +385,7 @@ def test_the_prior_of_exploding_variance_is_as_wide_as_its_last_noise():
 
 @pytest.fixture
 def improved(compose):
-    model = checkpoints.build(
+    model = training.build(
         compose(
             "model=ddpm", "prediction=eps_variance", "sampler=learned", "T=20", "network.unet.dim=8", "dataset=digits"
         )
@@ -478,7 +478,7 @@ class Posterior(torch.nn.Module):
 
 
 def vdm(compose, *overrides: str) -> VDM:
-    return checkpoints.build(compose("model=vdm", "network.unet.dim=8", *overrides)).eval()
+    return training.build(compose("model=vdm", "network.unet.dim=8", *overrides)).eval()
 
 
 def test_uniform_bytes_take_eight_bits(compose):

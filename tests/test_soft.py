@@ -4,7 +4,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from vcd import checkpoints
+from vcd import training
 from vcd.batch import Degraded
 from vcd.degradations.gaussian import DCT
 from vcd.degradations.noise import Noise
@@ -67,7 +67,7 @@ def test_without_blur_it_is_a_variance_that_explodes():
 def test_the_objective_is_soft_score_matching_whatever_is_predicted(compose, prediction):
     """|C_t (xhat_0 - x_0)|^2 / noise_t^2, with C_t x = D(x, t) without noise."""
     settings = [f"degradation.{key}={value}" for key, value in SETTINGS.items() if key not in ("T", "size")]
-    model = checkpoints.build(
+    model = training.build(
         compose(
             "model=ddpm",
             "degradation=soft",

@@ -14,7 +14,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from vcd import checkpoints, discovery, tasks
+from vcd import checkpoints, discovery, tasks, training
 from vcd.batch import Condition, Degraded
 from vcd.cli import CONF
 from vcd.errors import UserError
@@ -75,7 +75,7 @@ def mine(tmp_path, monkeypatch) -> Path:
 def build(folder: Path, *overrides: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("train", [f"hydra.searchpath=[{folder}]", *TINY, *overrides])
-    return checkpoints.build(cfg)
+    return training.build(cfg)
 
 
 def pixels(n: int = 4) -> torch.Tensor:
@@ -102,7 +102,7 @@ def test_naming_pixels_is_the_same_as_naming_nothing(compose):
     found = []
     for cfg in (with_space, without):
         torch.manual_seed(1)
-        model = checkpoints.build(cfg)
+        model = training.build(cfg)
         D, x0, t = model.degradation, to_float(pixels(6)), torch.arange(6) % 3 + 1
         batch = Degraded(x0, t, t - 1, D(x0, t), D(x0, t - 1), None, torch.zeros(6, dtype=torch.long))
         loss = model.train().losses(batch).total
@@ -113,7 +113,7 @@ def test_naming_pixels_is_the_same_as_naming_nothing(compose):
 
 
 def test_black_is_what_the_space_says_it_is(compose):
-    model = checkpoints.build(compose(*TINY, "space.zero=0.5"))
+    model = training.build(compose(*TINY, "space.zero=0.5"))
     x0 = to_float(pixels())
     end = model.degradation(x0, torch.full((4,), 3))
     assert torch.equal(end, torch.full_like(end, 0.5))

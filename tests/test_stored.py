@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from vcd import __version__, checkpoints, stored
+from vcd import __version__, checkpoints, stored, training
 from vcd.errors import UserError
 from vcd.evaluate import reference
 from vcd.randomness import PerImage
@@ -26,7 +26,7 @@ def whole(compose, tmp_path_factory) -> Path:
         "model=vcd", "dataset=digits", "T=3", "network.unet.dim=4", "network.unet.mults=[1]", "network.unet.attention=[]",
         "network.encoder.latent=2", "run_dir=run", "prior=independent",
     )  # fmt: skip
-    model = checkpoints.build(cfg)
+    model = training.build(cfg)
     path = tmp_path_factory.mktemp("stored") / "model.ckpt"
     config = OmegaConf.to_container(cfg, resolve=True)
     checkpoint = {"state_dict": model.state_dict(), checkpoints.CONFIG: config, checkpoints.VERSION: __version__}
@@ -159,7 +159,7 @@ def test_what_trains_is_not_made(forged):
 @pytest.mark.parametrize("model", ["vcd", "rissanen", "ddpm"])
 def test_what_is_made_is_what_training_makes(compose, model):
     cfg = compose("dataset=digits", f"model={model}", "run_dir=run")
-    wanted = checkpoints.build(cfg)
+    wanted = training.build(cfg)
     made = checkpoints._planned(OmegaConf.to_container(cfg, resolve=True), stored.Reader("x"))()
     assert type(made) is type(wanted)
     types = [{name: type(part) for name, part in m.named_modules()} for m in (made, wanted)]

@@ -3,7 +3,7 @@
 import pytest
 from hydra.utils import instantiate
 
-from vcd import checkpoints
+from vcd import training
 from vcd.cli import CONF
 from vcd.errors import UserError
 from vcd.mistakes import explain
@@ -33,7 +33,7 @@ SERVED = {  # overrides of the training -> samplers that serve
 def test_every_sampler_serves_a_model_or_says_why_not(compose, overrides):
     few = ["sampler.steps=3"] if "model=ddpm" in overrides else []
     tiny = ["dataset=digits", "T=6", "network.unet.dim=8", "network.encoder.latent=4"]
-    model, served = checkpoints.build(compose(*tiny, *overrides, *few)).eval(), set()
+    model, served = training.build(compose(*tiny, *overrides, *few)).eval(), set()
     for name in SAMPLERS:
         node = compose(f"sampler={name}", config="sample").sampler
         node.steps = node.steps and min(node.steps, 3)

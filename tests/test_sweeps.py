@@ -148,7 +148,7 @@ def test_a_run_on_another_host_that_falls_silent_is_taken_for_dead(tmp_path):
 def test_a_run_that_is_held_is_heard_of(tmp_path, monkeypatch, compose):
     """And as long as it lives, no other process can hold it."""
     monkeypatch.setattr("vcd.runs.BEAT", 0.05)
-    run = RunFolder(compose("dataset=digits", f"run_dir={tmp_path / 'run'}")).open()
+    run = RunFolder(run_dir=str(tmp_path / "run"), identity="0123abcd-seed0").open("seed: 0\n")
     with run.held():
         os.utime(tmp_path / "run" / "status.json", (0, 0))
         time.sleep(0.5)
@@ -158,7 +158,7 @@ def test_a_run_that_is_held_is_heard_of(tmp_path, monkeypatch, compose):
 @pytest.mark.parametrize("evidence", ["started again by SLURM", "silent"])
 def test_a_lock_left_behind_by_a_lost_node_does_not_last(tmp_path, monkeypatch, compose, evidence):
     """As NFS keeps it: what counts then is that SLURM has started this very job again, or the silence of the other."""
-    run = RunFolder(compose("dataset=digits", f"run_dir={tmp_path / 'run'}")).open()
+    run = RunFolder(run_dir=str(tmp_path / "run"), identity="0123abcd-seed0").open("seed: 0\n")
     run.set_status("running", job="7")
     hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); input()"
     with subprocess.Popen(

@@ -343,9 +343,9 @@ def test_the_run_folder_of_another_configuration_is_refused(trained, command, tm
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_values_that_do_not_fit_are_one_sentence(compose, arguments, beginning):
-    from vcd import checkpoints
+    from vcd import training
 
     cfg = compose(*SHORT, *arguments)
     with pytest.raises(Exception) as caught:
-        checkpoints.build(cfg)
+        training.build(cfg)
     assert explain(caught.value, "train").startswith(beginning)

@@ -11,10 +11,11 @@ import pytest
 import pytorch_lightning as L
 import torch
 from conftest import TINY
+from omegaconf import OmegaConf
 from PIL import Image
 from test_train import differences
 
-from vcd import __version__, files, identity
+from vcd import __version__, files, identity, stages
 from vcd.callbacks.pictures import Pictures
 from vcd.errors import UserError
 from vcd.runs import RunFolder
@@ -36,7 +37,7 @@ def train(compose, tmp_path):
 
     def train(*overrides: str, folder: Path | None = None) -> RunFolder:
         cfg = compose(*QUICK, f"run_dir={folder or tmp_path / 'run'}", *overrides)
-        run = RunFolder(cfg).open()
+        run = stages.ready(cfg).open(OmegaConf.to_yaml(cfg, resolve=True))
         with run.held(), Listener() as listener:
             attempt(cfg, run, listener)
             listener.obey()
@@ -161,11 +162,11 @@ def test_intervals_are_in_steps_also_where_a_step_is_several_batches(train):
 
 @pytest.mark.parametrize(("pairs", "batch", "batches"), [(30, "null", 2), (6, 3, 2)])
 def test_validation_has_as_many_images_as_are_asked_for(train, compose, pairs, batch, batches):
-    from vcd import checkpoints
+    from vcd import training
     from vcd.training import datamodule
 
     cfg = compose(*QUICK, f"data.val_images={pairs}", f"data.val_batch_size={batch}", "data.root=nowhere")
-    loader = datamodule(cfg, checkpoints.build(cfg)).val_dataloader()
+    loader = datamodule(cfg, training.build(cfg)).val_dataloader()
     assert len(loader) == batches and sum(len(b["t"]) for b in loader) == pairs
 
 
@@ -190,7 +191,7 @@ def straight(compose, tmp_path_factory) -> Path:
     """A run that nobody stopped."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     cfg = compose(*QUICK, f"run_dir={folder}")
-    run = RunFolder(cfg).open()
+    run = stages.ready(cfg).open(OmegaConf.to_yaml(cfg, resolve=True))
     with run.held(), Listener() as listener:
         attempt(cfg, run, listener)
     assert torch.load(run.last, weights_only=True)["state_dict"]["prior.weights"].numel()  # it is fitted
@@ -257,7 +258,7 @@ def test_what_follows_a_finished_run_is_not_begun(train):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr("test_training.RunFolder", Late)
+        patch.setattr("vcd.stages.RunFolder", Late)
         train(PLAIN, "trainer.max_steps=1")
     assert stop.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
 
@@ -346,7 +347,7 @@ def test_a_damaged_status_is_mended_by_the_same_command(train, tmp_path, caplog)
 
 
 def test_the_traceback_of_a_failure_goes_when_the_run_is_finished(compose, tmp_path):
-    run = RunFolder(compose(*QUICK, f"run_dir={tmp_path / 'run'}")).open()
+    run = RunFolder(run_dir=str(tmp_path / "run"), identity="0123abcd-seed0").open("seed: 0\n")
     run.set_status("running", step=3)
     run.fail(ValueError("of a failure"), None)
     run.set_status("running")

@@ -9,7 +9,7 @@ import torch
 from conftest import TINY, scramble
 from torch.distributions import Normal, kl_divergence
 
-from vcd import checkpoints
+from vcd import training
 from vcd.annealing import kl_weight
 from vcd.batch import Condition, Degraded
 from vcd.callbacks.ema import EMA
@@ -28,7 +28,7 @@ def build(compose):
     """A tiny model whose weights are all at work."""
 
     def build(*overrides: str) -> Variational:
-        return scramble(checkpoints.build(compose(*TINY, *overrides)), 0.1)
+        return scramble(training.build(compose(*TINY, *overrides)), 0.1)
 
     return build
 
@@ -356,17 +356,17 @@ def test_a_path_is_encoded_at_the_states_that_decoding_reaches(build, overrides,
 def test_a_prior_is_fitted_to_the_same_latents_every_time(build):
     """Whatever the global random state and the mode, and each image with a randomness of its own."""
     images, fitted, modes = torch.rand(400, 1, 8, 8) * 2 - 1, [], []
-    for seed, training in ((1, True), (2, False)):
+    for seed, trains in ((1, True), (2, False)):
         model = build(
             "model=vwd", "prior=mixture", "prior.images=300", "prior.components=2", "network.unet.dropout=0.5"
         )
         scramble(model.encoder.down, 0.5)
         scramble(model.encoder.head, 2.0)  # units that are in use
-        model.train(training)
+        model.train(trains)
         torch.manual_seed(seed)
         before = torch.get_rng_state()
         model.fit_prior(iter(images.split(100)))
-        assert torch.equal(torch.get_rng_state(), before) and model.training == training
+        assert torch.equal(torch.get_rng_state(), before) and model.training == trains
         fitted.append(model.prior.state_dict())
         modes.append(model.network.training)
     assert modes == [True, False] and len(fitted[0]["units"]) > 0
@@ -381,11 +381,11 @@ def test_the_rollout_of_a_model_with_dropout_has_none(build):
                       "perturbation.sigma=0.0", "perturbation.longest=null", f"perturbation.warmup={warmup}",
                       "network.unet.dropout=0.5", "network.encoder.dropout=0.5")  # fmt: skip
         batch, states = batch_for(model), []
-        for training in (True, False):
-            model.train(training)
+        for trains in (True, False):
+            model.train(trains)
             torch.manual_seed(3)
             states.append(model.perturbation(batch, model).network)
-            assert all(module.training == training for module in model.modules())
+            assert all(module.training == trains for module in model.modules())
         assert torch.equal(*states) and not torch.equal(states[0], batch.x_t)
         first, second = (model.train().network(batch.x_t, batch.t, batch.s) for _ in range(2))
         assert not torch.equal(first, second)  # the dropout is real

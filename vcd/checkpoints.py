@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -93,15 +92,6 @@ def _release(version: str) -> tuple[int, int]:
     """What decides the form of a checkpoint: (0, 2) of 0.2.1."""
     major, minor = version.split(".")[:2]
     return int(major), int(minor)
-
-
-def build(cfg: DictConfig) -> Diffusion:
-    """The model of a config, with its degradation built once: whoever else needs it takes `model.degradation`."""
-    model = instantiate(
-        cfg.model, _partial_=True, _convert_="all"
-    )  # plain lists: what optimisers keep goes into checkpoints
-    space = instantiate(cfg.space) if "space" in cfg else None
-    return model(degradation=instantiate(cfg.degradation), space=space)
 
 
 class Checkpoint:

@@ -13,22 +13,40 @@ from torch import nn
 
 from vcd.callbacks.compiled import Compiled
 from vcd.errors import UserError
+from vcd.memory import Forecast
 
 GAIN = 1.3  # bf16 is chosen where it is at least this many times as fast
 
 
 def trainer(
-    *, estimate_memory: bool = False, compile: bool | str = False, callbacks: Sequence[L.Callback] = (), **options: Any
+    *,
+    estimate_memory: bool = False,
+    compile: bool | str = False,
+    val_check_interval: int | float | None = None,
+    accumulate_grad_batches: int = 1,
+    enable_progress_bar: bool = True,
+    callbacks: Sequence[L.Callback] = (),
+    **options: Any,
 ) -> L.Trainer:
-    """Lightning's Trainer with its own options. estimate_memory: `vcd.train` prints beforehand what a step takes.
+    """Lightning's Trainer with its own options, but val_check_interval is in steps, where Lightning counts batches.
 
-    compile: the network and the encoder are compiled by torch.compile; a string names its backend. UserError where
-    Lightning refuses an option, or SLURM has started other processes than devices and num_nodes say.
+    estimate_memory: it says beforehand what a step takes. compile: the network and the encoder are compiled by
+    torch.compile; a string names its backend. UserError where Lightning refuses an option, or SLURM has started other
+    processes than devices and num_nodes say.
     """
+    if estimate_memory:
+        callbacks = [Forecast(), *callbacks]
     if compile:
         callbacks = [*callbacks, Compiled(backend=compile)]
+    if not enable_progress_bar:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, L.callbacks.ProgressBar)]
+    if isinstance(val_check_interval, int):
+        val_check_interval *= accumulate_grad_batches
     try:
-        made = L.Trainer(callbacks=list(callbacks), **options)
+        made = L.Trainer(
+            callbacks=list(callbacks), val_check_interval=val_check_interval, enable_progress_bar=enable_progress_bar,
+            accumulate_grad_batches=accumulate_grad_batches, **options,
+        )  # fmt: skip
     except (ValueError, MisconfigurationException) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
     started, devices, nodes = os.environ.get("SLURM_STEP_NUM_TASKS"), made.num_devices, made.num_nodes

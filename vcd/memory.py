@@ -1,14 +1,17 @@
 """How much memory training will take: counted, on any device, from what autograd keeps of two small batches."""
 
+import logging
 import os
 from dataclasses import dataclass
 
+import pytorch_lightning as L
 import torch
 from torch import Tensor
 
 from vcd.batch import Degraded
 from vcd.models.base import Diffusion
 
+log = logging.getLogger("vcd")
 COPIES = 5  # of every weight: itself, its gradient, Adam's two moments, the average
 BACKWARD = 1.3  # gradients of skips that wait for their turn, and scratch, beside what is kept: benchmarks/RESULTS.md
 
@@ -26,6 +29,21 @@ class Estimate:
     def largest(self, available: int) -> int:
         """The largest batch that fits into `available` bytes, a tenth left free; 0: none does."""
         return max(0, int((0.9 * available - self.fixed) // self.an_image))
+
+
+class Forecast(L.Callback):
+    """A line that says, before training, what memory a step takes and the largest batch that fits."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        assert isinstance(pl_module, Diffusion)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        size, free = data.batch_size // trainer.world_size, available(trainer.strategy.root_device)
+        with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16, enabled=trainer.precision == "bf16-mixed"):
+            found = estimate(pl_module, data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0))
+        log.info("memory: about %.2f GiB for a step of %d images, %.1f GiB are free: batch_size=%d fits",
+                 found.total(size) / 2**30, size, free / 2**30, found.largest(free))  # fmt: skip
 
 
 def estimate(model: Diffusion, batch: Degraded) -> Estimate:

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import functools
 import glob
 import json
 import logging
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
 from vcd import __version__, files, identity
 from vcd.errors import UserError
@@ -33,25 +31,16 @@ LEFT = ("train.log", f"{files.PREFIX}*")  # what a start that was refused or kil
 class RunFolder:
     """config.yaml, status.json, last.ckpt, metrics.csv and pictures of one run.
 
-    `cfg.run_dir` is set: to the folder of an earlier version of vcd where the run was begun there.
+    run_dir: its folder, or that beside it where an earlier version of vcd began the run. identity: that of its config.
     """
 
-    def __init__(self, cfg: DictConfig):
-        self.identity = identity.of(cfg)
-        named = cfg.run_dir  # asks for the identity, too
-        self.path = home(Path(named).resolve(), self.identity)
-        elsewhere = self.path != Path(named).resolve()
-        cfg.run_dir = os.path.join(os.path.dirname(named), self.path.name) if elsewhere else named
-        self._cfg = cfg  # resolved when it is asked for: a sweep that prepares its jobs is no run, and could not
+    def __init__(self, *, run_dir: str, identity: str):
+        self.identity = identity
+        self.path = home(Path(run_dir).resolve(), identity)
         self.last = self.path / "last.ckpt"
         self._status = self.path / "status.json"
         self._inode: int | None = None
         self._made = False  # by this very start
-
-    @functools.cached_property
-    def config(self) -> dict[str, Any]:
-        """The whole configuration, resolved."""
-        return OmegaConf.to_container(self._cfg, resolve=True)  # type: ignore[return-value]
 
     def claim(self) -> "RunFolder":
         """Make the folder, or check that the one there is this run's own. UserError where it is not."""
@@ -82,13 +71,13 @@ class RunFolder:
         if any(not any(entry.match(pattern) for pattern in LEFT) for entry in self.path.iterdir()):
             raise UserError(f"run_dir={self.path} holds other files, and no run of vcd: choose another run_dir")
 
-    def open(self) -> "RunFolder":
-        """The folder, with its config.yaml and status.json."""
+    def open(self, config: str) -> "RunFolder":
+        """The folder, with its config.yaml, which holds `config`, and its status.json."""
         self.claim()
         if rank() == 0 and not self.status:
             self.set_status("queued", **self._started_by())
         if rank() == 0 and not (self.path / "config.yaml").exists():
-            files.write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
+            files.write_text(self.path / "config.yaml", config)
         return self
 
     @contextlib.contextmanager

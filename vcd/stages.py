@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from vcd import identity
 from vcd.errors import UserError
 from vcd.runs import RunFolder
 from vcd.signals import Listener, told
@@ -21,8 +22,10 @@ log = logging.getLogger("vcd")
 SHARED = ("runs", "data.root", "seed", "threads", "trainer.accelerator", "trainer.enable_progress_bar")
 
 
-def ready(cfg: DictConfig, *, trains: bool = True) -> None:
+def ready(cfg: DictConfig, *, trains: bool = True) -> RunFolder:
     """Complete the config of a run by the models that it builds on: stage 1 of `guess`, the autoencoder of `space`.
+
+    Returns the run's folder, which depends on them. `cfg.run_dir` is set to it: an earlier version of vcd may have begun the run under another name.
 
     Where `stage1` is a list of overrides, the run that they make is trained first, or gone on with, in a process of its
     own; trains=False: it must be finished. UserError where one is missing.
@@ -46,6 +49,11 @@ def ready(cfg: DictConfig, *, trains: bool = True) -> None:
                 f"space.ckpt={cfg.space.ckpt}: its latents have no place in the image; take a checkpoint of model=autoencoder"
             )
         cfg.space.channels, cfg.space.size = shape[:2]
+    named = cfg.run_dir
+    run = RunFolder(run_dir=named, identity=identity.of(cfg))
+    elsewhere = run.path != Path(named).resolve()
+    cfg.run_dir = os.path.join(os.path.dirname(named), run.path.name) if elsewhere else named
+    return run
 
 
 def fill(model: Any, *, stage1: str | None, autoencoder: str | None) -> None:
@@ -86,7 +94,7 @@ def _trained(cfg: DictConfig, trains: bool) -> Path:
     overrides = [*map(str, cfg.stage1)]
     said = {text.partition("=")[0].lstrip("+~") for text in overrides}
     overrides += [f"{key}={_written(OmegaConf.select(cfg, key))}" for key in SHARED if key not in said]
-    run = RunFolder(hydra.compose("train", overrides, return_hydra_config=True))
+    run = ready(hydra.compose("train", overrides, return_hydra_config=True), trains=trains)
     if not run.finished:
         if not trains:
             raise UserError(

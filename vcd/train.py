@@ -3,7 +3,7 @@
 import logging
 import signal
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vcd import stages
 from vcd.cli import entry, explain
@@ -21,8 +21,7 @@ def main(cfg: DictConfig) -> float | None:
 
     Returns the last validation loss, for hydra/sweeper=optuna.
     """
-    stages.ready(cfg)
-    run = RunFolder(cfg).open()
+    run = stages.ready(cfg).open(OmegaConf.to_yaml(cfg, resolve=True))
     if run.finished:
         log.info("this run is finished, there is nothing to do; another seed or another key makes another run")
     else:
@@ -38,8 +37,9 @@ def attempt(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
     """Train; however that ends, the run's status says so."""
     try:
         run.set_status("running")
-        from vcd import training  # and torch, only now that signals are heard
+        from vcd import schema, training  # and torch, only now that signals are heard
 
+        schema.check_parts(cfg)
         training.train(cfg, run, listener)
     except BaseException as error:
         listener.patient = True

@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytorch_lightning as L
 import torch
@@ -17,7 +16,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import Tensor
 from tqdm import tqdm
 
-from vcd import checkpoints, curves, hardware, labels, memory, schema, seeds, stages
+from vcd import checkpoints, curves, hardware, labels, seeds, stages
 from vcd.callbacks.checkpoint import Checkpoint, LastStep
 from vcd.callbacks.heartbeat import Heartbeat
 from vcd.callbacks.pictures import Pictures
@@ -38,12 +37,8 @@ log = logging.getLogger("vcd")
 def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
     """Fit, from the last checkpoint where there is one; leave pictures and curves; mark the run as finished."""
     quiet()
-    schema.check_parts(cfg)
-    seeds.everything(cfg.seed)
     training = prepare(cfg, run, listener)
     training.announce()
-    if cfg.trainer.estimate_memory:
-        training.announce_memory()
     with training.tracked():
         training.fit()
         if training.complete:
@@ -55,8 +50,9 @@ def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
 
 
 def prepare(cfg: DictConfig, run: RunFolder, listener: Listener) -> "Training":
-    """All that the config names, built; begun anew, or from the last checkpoint."""
-    model = checkpoints.build(cfg)
+    """All that the config names, built; begun anew, or from the last checkpoint. What follows knows no config."""
+    seeds.everything(cfg.seed)
+    model = build(cfg)
     data = datamodule(cfg, model)
     if model.classes is not None:
         labels.check(model, len(data.train_images.classes))
@@ -68,14 +64,33 @@ def prepare(cfg: DictConfig, run: RunFolder, listener: Listener) -> "Training":
         model.start.fit(data.train_batches(), model.degradation)
     else:
         log.info("resuming at step %d of %d", begun.step, cfg.trainer.max_steps)
-    callbacks = list(instantiate(cfg.callbacks).values())
-    trackers = [tracker(config=run.config, resumed=begun.step > 0) for tracker in instantiate(cfg.logger).values()]
-    precision = begun.precision or choose_precision(cfg)
-    run.config["trainer"]["precision"] = precision  # what checkpoints say
-    trainer = make_trainer(cfg, run, listener, callbacks, [metrics, *trackers], precision)
+    cfg.trainer.precision = begun.precision or choose_precision(cfg)
+    config: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # it is a mapping
+    trackers = [tracker(config=config, resumed=begun.step > 0) for tracker in instantiate(cfg.logger).values()]
+    saving = [  # after those whose state counts
+        Heartbeat(run=run),
+        LastStep(),
+        Timing(path=run.path / "times.csv"),
+        Checkpoint(run=run, config=config, every=cfg.checkpoint_every, keep=cfg.keep_every),
+        Preemption(path=run.last, listener=listener),
+    ]
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    trainer = instantiate(cfg.trainer, _partial_=True)(
+        callbacks=[*instantiate(cfg.callbacks).values(), *saving],
+        logger=[metrics, *trackers],
+        plugins=[checkpoints.AtomicCheckpointIO(), *slurm],
+        default_root_dir=run.path,
+    )
     return Training(
         run=run, listener=listener, begun=begun, model=model, data=data, trainer=trainer, metrics=metrics, trackers=trackers
     )  # fmt: skip
+
+
+def build(cfg: DictConfig) -> Diffusion:
+    """The model, with its degradation built once: whoever else needs it takes `model.degradation`."""
+    model = instantiate(cfg.model, _partial_=True, _convert_="all")  # plain lists: optimisers put them into checkpoints
+    space = instantiate(cfg.space) if "space" in cfg else None
+    return model(degradation=instantiate(cfg.degradation), space=space)
 
 
 def datamodule(cfg: DictConfig, model: Diffusion) -> DegradationDataModule:
@@ -133,31 +148,6 @@ def choose_precision(cfg: DictConfig) -> str:
     return chosen
 
 
-def make_trainer(
-    cfg: DictConfig, run: RunFolder, listener: Listener, callbacks: list[L.Callback], loggers: list[Any], precision: str
-) -> L.Trainer:
-    """Lightning's Trainer. trainer.val_check_interval is in steps; Lightning counts batches."""
-    if not cfg.trainer.enable_progress_bar:
-        callbacks = [callback for callback in callbacks if not isinstance(callback, L.callbacks.ProgressBar)]
-    interval = cfg.trainer.val_check_interval
-    if isinstance(interval, int):
-        interval *= cfg.trainer.accumulate_grad_batches
-    saving = [  # after those whose state counts
-        Heartbeat(run=run),
-        LastStep(),
-        Timing(path=run.path / "times.csv"),
-        Checkpoint(run=run, every=cfg.checkpoint_every, keep=cfg.keep_every),
-        Preemption(path=run.last, listener=listener),
-    ]
-    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    return instantiate(cfg.trainer, _partial_=True, precision=precision, val_check_interval=interval)(
-        callbacks=[*callbacks, *saving],
-        logger=loggers,
-        plugins=[checkpoints.AtomicCheckpointIO(), *slurm],
-        default_root_dir=run.path,
-    )
-
-
 # --- train ------------------------------------------------------------------------------------------------------------
 
 
@@ -185,16 +175,6 @@ class Training:
                  type(self.model).__name__, sum(p.numel() for p in self.model.parameters()) / 1e6,
                  len(self.data.train_images), self.model.degradation.T, self.trainer.max_steps, self.data.batch_size,
                  self.trainer.strategy.root_device)  # fmt: skip
-
-    def announce_memory(self) -> None:
-        """A line with the memory that training takes."""
-        size, bfloat16 = self.data.batch_size // self.trainer.world_size, self.trainer.precision == "bf16-mixed"
-        free = memory.available(self.trainer.strategy.root_device)
-        with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            batch = self.data.on_after_batch_transfer(next(iter(self.data.train_dataloader())), 0)
-            found = memory.estimate(self.model, batch)
-        log.info("memory: about %.2f GiB for a step of %d images, %.1f GiB are free: batch_size=%d fits",
-                 found.total(size) / 2**30, size, free / 2**30, found.largest(free))  # fmt: skip
 
     @contextlib.contextmanager
     def tracked(self) -> Iterator[None]:

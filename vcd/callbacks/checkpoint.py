@@ -45,11 +45,11 @@ class Checkpoint(L.Callback):
     nothing is left unmeasured. (After the last step Lightning has nothing to go on with: `vcd.training` repeats that
     validation.)
 
-    keep: every so many steps a copy stays, step-0000500.ckpt, for curves of what is measured afterwards; None: none.
+    config: that of the run, which checkpoints hold. keep: every so many steps a copy stays, step-0000500.ckpt, for curves of what is measured afterwards; None: none.
     """
 
-    def __init__(self, *, run: "RunFolder", every: int, keep: int | None = None):
-        self.run, self.every, self.keep = run, every, keep
+    def __init__(self, *, run: "RunFolder", config: dict[str, Any], every: int, keep: int | None = None):
+        self.run, self.config, self.every, self.keep = run, config, every, keep
         self._seen = 0  # the last step that was looked at: a step may be several batches, and is saved after its last
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -74,7 +74,7 @@ class Checkpoint(L.Callback):
             self._save(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CONFIG], checkpoint[VERSION] = self.run.config, __version__
+        checkpoint[CONFIG], checkpoint[VERSION] = self.config, __version__
         if trainer.validating:
             compat.begin_with_validation(checkpoint)
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from vcd import stages
 from vcd.files import write_text
-from vcd.runs import RunFolder, read_status
+from vcd.runs import read_status
 from vcd.sweeps import rows
 
 log = logging.getLogger("vcd")
@@ -49,8 +49,7 @@ def prepare(
     seen = {row.folder.resolve(): row.state for row in rows.any_of(Path(config.hydra.sweep.dir))}
     for listed in tqdm(overrides, desc="preparing", unit="run", disable=len(overrides) < 20):
         composed = loader.load_sweep_config(config, list(listed))
-        stages.ready(composed, trains=trains)  # a run's folder depends on what it builds on
-        run = RunFolder(composed)
+        run = stages.ready(composed, trains=trains)
         todo = seen.get(run.path) not in ("finished", *rows.UNDER_WAY) and not run.claim().finished
         job = Job(run.path, [*options, *listed, "hydra.mode=RUN"], os.getcwd(), todo)
         if todo:
