@@ -44,11 +44,12 @@ def main(cfg: DictConfig) -> None:
     least = max((f.least_images for f in families), default=2)
     if cfg.n < least:
         raise UserError(f"n={cfg.n}: it must be at least {least}")
+    parts = _parts(cfg)
     out = Path(str(cfg.out)) if cfg.out else place(Path(cfg.ckpt) if cfg.ckpt else None)
     if not cfg.prefetch:
         check_writable(out, "out")
     checkpoint = None if cfg.ckpt is None else checkpoints.Checkpoint(cfg.ckpt, listed(cfg.trust))
-    model = None if checkpoint is None else checkpoint.model(device, raw=cfg.raw, parts=_parts(cfg))[0]
+    model = None if checkpoint is None else checkpoint.model(device, raw=cfg.raw, parts=parts)[0]
     if model is not None and model.space.lossy and any(f.needs_features for f in families):
         families.append(family.find("autoencoder"))  # the floor of the others
     data = Once(reference(cfg, None if checkpoint is None else checkpoint.config))
@@ -68,7 +69,7 @@ def main(cfg: DictConfig) -> None:
     _check_size(data, least)
     if any(f.needs_features for f in families):
         ready()  # before the sampling, for what is missing here
-    images, subject = _subject(cfg, model, checkpoint, data)
+    images, subject = _subject(cfg, model, checkpoint, parts, data)
     if len(images) < least:
         what = (
             f"images={cfg.images} has"
@@ -123,8 +124,10 @@ def _warn_of_few(n: int, held_out: int) -> None:
 
 
 def _parts(cfg: DictConfig) -> dict[str, Any]:
-    parts: dict[str, Any] = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
-    return parts if cfg.guidance is None else {**parts, "guess.weight": cfg.guidance}
+    """What replaces parts of the model, as plain values."""
+    parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
+    guidance = {} if cfg.guidance is None else {"guess.weight": cfg.guidance}
+    return OmegaConf.to_container(OmegaConf.create({**parts, **guidance}))  # type: ignore[return-value]
 
 
 def reference(cfg: DictConfig, run: DictConfig | None) -> "ImageData":
@@ -154,7 +157,11 @@ def reference(cfg: DictConfig, run: DictConfig | None) -> "ImageData":
 
 
 def _subject(
-    cfg: DictConfig, model: "Diffusion | None", checkpoint: "Checkpoint | None", data: "ImageData"
+    cfg: DictConfig,
+    model: "Diffusion | None",
+    checkpoint: "Checkpoint | None",
+    parts: dict[str, Any],
+    data: "ImageData",
 ) -> tuple["Tensor", dict[str, Any]]:
     """The images, and where they come from."""
     from vcd.data import own
@@ -163,7 +170,6 @@ def _subject(
     if cfg.images is not None or model is None or checkpoint is None:
         images = own.read(cfg.images, size=data.size, channels=data.channels, key="images")
         return images, {"images": str(Path(cfg.images).resolve()), "n": len(images)}
-    parts: Any = OmegaConf.to_container(OmegaConf.create(_parts(cfg)))
     drawn = samples.generate(model, checkpoint, n=cfg.n, seed=cfg.seed, batch_size=cfg.batch_size,
                              processes=cfg.processes, raw=cfg.raw, parts=parts)  # fmt: skip
     images, finite = drawn["images"], drawn["finite"]

@@ -22,7 +22,7 @@ def trainer(
     *,
     estimate_memory: bool = False,
     compile: bool | str = False,
-    val_check_interval: int | float | None = None,
+    val_check_interval: int | None = None,
     accumulate_grad_batches: int = 1,
     enable_progress_bar: bool = True,
     callbacks: Sequence[L.Callback] = (),
@@ -40,7 +40,7 @@ def trainer(
         callbacks = [*callbacks, Compiled(backend=compile)]
     if not enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, L.callbacks.ProgressBar)]
-    if isinstance(val_check_interval, int):
+    if val_check_interval is not None:
         val_check_interval *= accumulate_grad_batches
     try:
         made = L.Trainer(

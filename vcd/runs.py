@@ -45,13 +45,13 @@ class RunFolder:
     def claim(self) -> "RunFolder":
         """Make the folder, or check that the one there is this run's own. UserError where it is not."""
         self._made = not self.path.exists()
-        found = None
+        said = None
         try:
-            found = read_status(self.path).get("identity") if self.path.is_dir() else None
+            said = read_status(self.path).get("identity") if self.path.is_dir() else None
         except UserError as error:
             log.warning("%s", error)
-        if not self._made and found != self.identity and identity.stored(self.path) != self.identity:
-            self._refuse(found)
+        if not self._made and said != self.identity and (stored := identity.stored(self.path)) != self.identity:
+            self._refuse(said or stored)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._inode = self.path.stat().st_ino
@@ -60,10 +60,10 @@ class RunFolder:
         return self
 
     def _refuse(self, found: str | None) -> None:
-        """UserError where the folder is another's. found: the identity that its status says."""
+        """UserError where the folder is another's. found: the identity of the run in it."""
         if not self.path.is_dir():
             raise UserError(f"run_dir={self.path} is a file: choose another run_dir")
-        if (found := found or identity.stored(self.path)) is not None:
+        if found is not None:
             raise UserError(
                 f"run_dir={self.path} belongs to another configuration ({found}, this one is {self.identity}; "
                 "compare its config.yaml): choose another run_dir"

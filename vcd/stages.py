@@ -25,10 +25,11 @@ SHARED = ("runs", "data.root", "seed", "threads", "trainer.accelerator", "traine
 def ready(cfg: DictConfig, *, trains: bool = True) -> RunFolder:
     """Complete the config of a run by the models that it builds on: stage 1 of `guess`, the autoencoder of `space`.
 
-    Returns the run's folder, which depends on them. `cfg.run_dir` is set to it: an earlier version of vcd may have begun the run under another name.
-
     Where `stage1` is a list of overrides, the run that they make is trained first, or gone on with, in a process of its
     own; trains=False: it must be finished. UserError where one is missing.
+
+    Returns the run's folder, whose name depends on all this. `cfg.run_dir` is set to it: an earlier version of vcd may have
+    begun the run under another name.
     """
     if _waits(cfg.get("guess")):
         if not cfg.stage1:

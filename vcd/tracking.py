@@ -17,7 +17,8 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from vcd import __version__, curves
+from vcd import __version__
+from vcd.files import read_steps
 from vcd.identity import incidental
 from vcd.signals import shielded
 
@@ -231,7 +232,7 @@ def evaluated(folder: Path, found: Mapping[str, Any]) -> bool:
 
 def _history(metrics: Path) -> dict[int, dict[str, float]]:
     """metrics.csv, where it is there: step -> what was logged."""
-    rows = curves.read(metrics) if metrics.exists() else []
+    rows = read_steps(metrics) if metrics.exists() else []
     return {int(row["step"]): {k: float(v) for k, v in row.items() if v and k != "step"} for row in rows}
 
 

@@ -16,7 +16,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import Tensor
 from tqdm import tqdm
 
-from vcd import checkpoints, curves, hardware, labels, seeds, stages
+from vcd import checkpoints, curves, files, hardware, labels, seeds, stages
 from vcd.callbacks.checkpoint import Checkpoint, LastStep
 from vcd.callbacks.heartbeat import Heartbeat
 from vcd.callbacks.pictures import Pictures
@@ -222,7 +222,7 @@ class Training:
                     for tracker in self.trackers:
                         tracker.conclude(*drawn, step=step - 1)
         curves.draw(self.metrics.path, self.run.path / "curves.png")
-        losses = curves.curve(curves.read(self.metrics.path), "val/loss")[1]
+        losses = curves.curve(files.read_steps(self.metrics.path), "val/loss")[1]
         self.run.set_status("finished", step=step, steps=step, val_loss=losses[-1] if losses else None)
 
 
