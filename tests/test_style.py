@@ -23,7 +23,6 @@ from vcd.cli import CONF
 from vcd.comparison import pictures
 from vcd.comparison.table import Run, Variant
 from vcd.degradations.severity import Severity
-from vcd.files import read_steps
 from vcd.spectra import Bands
 
 PHONE = 358  # pixels of a viewport of 390 that a picture fills
@@ -154,7 +153,7 @@ GROUPS = [f"/t{63 * i + 1:04}-{63 * i + 63:04}" for i in range(16)]
 def test_the_curves_of_a_run(drawn, tmp_path, levels):
     curves.draw(history(tmp_path / "metrics.csv", levels), tmp_path / "curves.png")
     check(drawn[0])
-    rows = read_steps(tmp_path / "metrics.csv")
+    rows = curves.read(tmp_path / "metrics.csv")
     assert [p.title for p in curves.panels({"VCD": ("VCD", rows)})][:2] == ["VCD: loss", "VCD: loss by level"]
     assert len(drawn) == 7
     for figure in drawn[1:]:
@@ -167,7 +166,7 @@ def test_a_run_without_validation_has_curves_all_the_same(tmp_path):
 
 
 def test_the_curves_of_many_runs_with_long_names(drawn, tmp_path):
-    rows = read_steps(history(tmp_path / "metrics.csv", SIX[:2], ("loss",)))
+    rows = curves.read(history(tmp_path / "metrics.csv", SIX[:2], ("loss",)))
     runs = {f"vwd with network.unet.patch={i} and a long name": ("VWD", rows) for i in range(7)}
     assert len(list(curves.panels(runs))) == 1 + 7
     check(drawn[0], 10)

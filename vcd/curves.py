@@ -27,13 +27,18 @@ class Panel(NamedTuple):
     by_level: bool = False
 
 
+def read(metrics: Path) -> Rows:
+    """The rows of a metrics.csv. UserError where it is damaged."""
+    return read_steps(metrics)
+
+
 @style.styled()
 def draw(metrics: Path, picture: Path) -> Path:
     """Loss, reconstruction and KL, a row each: over all on the left, level by level, where the information enters, on
     the right."""
     from matplotlib.figure import Figure
 
-    rows = read_steps(metrics)
+    rows = read(metrics)
     terms = _terms(rows)
     figure = Figure(figsize=(style.PAGE, 0.4 + 2.4 * max(1, len(terms))))
     axes = figure.subplots(max(1, len(terms)), 2, squeeze=False)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vcd.cli import entry, listed
 from vcd.errors import UserError
-from vcd.files import check_writable, read_steps
+from vcd.files import check_writable
 from vcd.identity import incidental
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def look(
     """Everything to be seen of the run in `folder`. UserError when it is no run folder."""
     import torch
 
-    from vcd import checkpoints, steering, style
+    from vcd import checkpoints, curves, steering, style
     from vcd.callbacks.pictures import FRAMES
     from vcd.images import grid
     from vcd.metrics import results
@@ -115,7 +115,7 @@ def look(
         },
         config=OmegaConf.to_yaml(cfg, resolve=True),
         flat=_flat(OmegaConf.to_container(cfg, resolve=True)),
-        metrics=read_steps(folder / "metrics.csv") if (folder / "metrics.csv").exists() else [],
+        metrics=curves.read(folder / "metrics.csv") if (folder / "metrics.csv").exists() else [],
         evaluation=evaluation,
         samples=_png(grid(states[0])),
         sequences=_png(grid(rows.flatten(0, 1), columns=rows.shape[1])),

@@ -16,7 +16,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import Tensor
 from tqdm import tqdm
 
-from vcd import checkpoints, curves, files, hardware, labels, seeds, stages
+from vcd import checkpoints, curves, hardware, labels, seeds, stages
 from vcd.callbacks.checkpoint import Checkpoint, LastStep
 from vcd.callbacks.heartbeat import Heartbeat
 from vcd.callbacks.pictures import Pictures
@@ -64,7 +64,7 @@ def prepare(cfg: DictConfig, run: RunFolder, listener: Listener) -> "Training":
         model.start.fit(data.train_batches(), model.degradation)
     else:
         log.info("resuming at step %d of %d", begun.step, cfg.trainer.max_steps)
-    cfg.trainer.precision = begun.precision or choose_precision(cfg)
+    cfg.trainer.precision = choose_precision(cfg, begun.precision)
     config: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # it is a mapping
     trackers = [tracker(config=config, resumed=begun.step > 0) for tracker in instantiate(cfg.logger).values()]
     saving = [  # after those whose state counts
@@ -134,17 +134,20 @@ def resume(run: RunFolder, metrics: CSVMetrics) -> Begun:
     return begun
 
 
-def choose_precision(cfg: DictConfig) -> str:
-    """What trainer.precision means here."""
+def choose_precision(cfg: DictConfig, began: str | None) -> str:
+    """What trainer.precision means here; a run keeps the one with which it began."""
     chosen = cfg.trainer.precision
-    if chosen == "auto":
-        device = torch.device("cpu" if cfg.trainer.accelerator == "cpu" else checkpoints.device_of("auto"))
-        if device.type == "cpu" and cfg.trainer.get("strategy"):
-            chosen, why = "32-true", "several processes, whose trials could differ"
-        else:
-            size = cfg.network.unet.size // cfg.network.unet.get("patch", 1)
-            chosen, why = hardware.precision(device, width=cfg.network.unet.dim, size=size)
-        log.info("precision: %s (%s)", chosen, why)
+    if chosen != "auto":
+        return began or chosen
+    device = torch.device("cpu" if cfg.trainer.accelerator == "cpu" else checkpoints.device_of("auto"))
+    if began:
+        chosen, why = began, "as the run began"
+    elif device.type == "cpu" and cfg.trainer.get("strategy"):
+        chosen, why = "32-true", "several processes, whose trials could differ"
+    else:
+        size = cfg.network.unet.size // cfg.network.unet.get("patch", 1)
+        chosen, why = hardware.precision(device, width=cfg.network.unet.dim, size=size)
+    log.info("precision: %s (%s)", chosen, why)
     return chosen
 
 
@@ -222,7 +225,7 @@ class Training:
                     for tracker in self.trackers:
                         tracker.conclude(*drawn, step=step - 1)
         curves.draw(self.metrics.path, self.run.path / "curves.png")
-        losses = curves.curve(files.read_steps(self.metrics.path), "val/loss")[1]
+        losses = curves.curve(curves.read(self.metrics.path), "val/loss")[1]
         self.run.set_status("finished", step=step, steps=step, val_loss=losses[-1] if losses else None)
 
 

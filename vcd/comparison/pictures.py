@@ -13,7 +13,6 @@ from vcd import curves as metric_curves
 from vcd.comparison.table import Run, Variant
 from vcd.curves import Panel
 from vcd.errors import UserError
-from vcd.files import read_steps
 from vcd.metrics import results
 from vcd.randomness import PerImage
 
@@ -137,7 +136,7 @@ def _measured(run: Run, name: str) -> Iterator[tuple[str, list[int], list[float]
         points = [point for point in points if point[1] is not None]  # it was not finite
         yield metric, [step for step, _ in points], [value for _, value in points]
     if (run.folder / "metrics.csv").exists():
-        steps, losses = metric_curves.curve(read_steps(run.folder / "metrics.csv"), "val/loss")
+        steps, losses = metric_curves.curve(metric_curves.read(run.folder / "metrics.csv"), "val/loss")
         yield f"validation loss of {name}", [step + 1 for step in steps], losses
 
 
