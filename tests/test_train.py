@@ -39,7 +39,7 @@ class Kill(Callback):
 class Wait(Callback):
     """At step `at`, until somebody removes the file `waiting`."""
 
-    def __init__(self, hook, at):
+    def __init__(self, hook, at, **_):
         def wait(trainer, *_, **__):
             if trainer.global_step == at:
                 open("waiting", "w").close()
