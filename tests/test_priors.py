@@ -11,6 +11,7 @@ from vcd.errors import UserError
 from vcd.priors import Encoded, Flow, Mixture
 from vcd.priors import flow as flows
 from vcd.priors.fitted import Directions, Latents, gather
+from vcd.priors.mixture import components
 from vcd.randomness import PerImage
 
 T, LATENT = 3, 4
@@ -243,6 +244,38 @@ def test_components_in_few_of_many_dimensions_are_worth_their_gain():
     torch.manual_seed(0)
 
 
+@torch.no_grad()
+def test_every_component_has_a_mean_and_a_covariance_in_all_directions():
+    """Two kinds, told apart by one loud direction; in two quieter ones they have opposite correlations and other means."""
+    torch.manual_seed(0)
+    kind = (torch.arange(4000) % 2) * 2.0 - 1.0
+    mean = torch.zeros(4000, 12)
+    mean[:, 0] = 3 * kind + 0.1 * torch.randn(4000)
+    mean[:, 1] = torch.randn(4000) + kind
+    mean[:, 2] = kind * mean[:, 1]
+    z = mean + torch.cat([torch.tensor([0.1, 0.5, 0.5]), torch.ones(9)]) * torch.randn(4000, 12)
+    prior = Mixture(latent=12, components=8, images=4000)
+    prior.fit([Encoded(torch.zeros(4000, 1, 2, 2), z[None], mean[None], torch.zeros(1, 4000), PerImage(0, []))])
+    drawn = prior.sample(1, PerImage(0, range(4000)))[0]
+    for sign in (-1, 1):
+        of_kind = drawn[drawn[:, 0] * sign > 0]
+        assert torch.corrcoef(of_kind[:, 1:3].T)[0, 1] == pytest.approx(0.8 * sign, abs=0.06)
+        assert of_kind[:, 1].mean() == pytest.approx(sign, abs=0.1)
+
+
+def test_a_component_of_few_latents_has_the_covariance_of_all():
+    """Shrinkage is a mean, weighted by how many latents speak for each side."""
+    torch.manual_seed(0)
+    w = torch.cat([torch.randn(3000, 2) * torch.tensor([1.0, 0.2]), torch.randn(30, 2) * 0.1 + 50]).double()
+    found = {
+        few: next(C for C, m in zip(*(lambda c: (c.covariances, c.means))(components(w, w[::10], 2, 2, few)), strict=True) if m[0] > 25)
+        for few in (1, 30_000)
+    }  # fmt: skip
+    own, average = torch.cov(w[3000:].T, correction=0), torch.cov(w[:3000].T)
+    torch.testing.assert_close(found[1], (30 * own + average) / 31, rtol=0.1, atol=3e-3)
+    torch.testing.assert_close(found[30_000], average, rtol=0.1, atol=0.02)
+
+
 # --- the flow ----------------------------------------------------------------------------------------------------------
 
 
@@ -346,6 +379,7 @@ def test_fitting_is_the_same_every_time_and_leaves_the_random_state_alone():
     [
         (lambda: mixture(components=0), "prior.components=0"),
         (lambda: mixture(images=0), "images=0"),
+        (lambda: mixture(shrinkage=0), "prior.shrinkage=0"),
         (lambda: flow(steps=0), "prior.steps=0"),
         (lambda: flow(passes=0), "passes=0"),
     ],

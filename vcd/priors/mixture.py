@@ -39,7 +39,9 @@ class Mixture(Fitted):
         if components < 1:
             raise UserError(f"prior.components={components} must be at least 1")
         if shrinkage < 1:
-            raise UserError(f"prior.shrinkage={shrinkage} must be at least 1: as many latents as the average covariance counts for")
+            raise UserError(
+                f"prior.shrinkage={shrinkage} must be at least 1: as many latents as the average covariance counts for"
+            )
         self.components, self.shrinkage = components, shrinkage
         self.register_buffer("weights", torch.zeros(0))
         self.register_buffer("means", torch.zeros(0, 0))
