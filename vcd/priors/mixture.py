@@ -16,7 +16,6 @@ from vcd.randomness import PerImage
 
 RANKS = (8, 16, 32)  # dimensions of the mixture that are tried
 ROWS = 200  # latents for each component, at least
-MOST = 20_000  # latents that components are found in; their means and covariances are those of all
 
 
 @final
@@ -120,7 +119,6 @@ def choose(
 ) -> tuple[Any, float]:
     """The mixture in at most `most` leading coordinates that held-out latents like best, as scikit-learn has it, and by how
     many nats a row it is better than N(0, I)."""
-    fitted = fitted[:MOST]
     best, score = None, -math.inf
     for rank in sorted({min(rank, most) for rank in RANKS}):
         rest, found = _gaussian(held_out[:, rank:]), -math.inf
