@@ -125,9 +125,9 @@ each_projection = pytest.mark.parametrize("nonlinear", [True, False], ids=["nonl
 
 
 def test_every_injection_has_a_yaml(compose):
-    names = [path.stem for path in (CONF / "injection").glob("*.yaml")]
+    names = [path.stem for path in (CONF / "injection").glob("*.yaml")]  # spatial: test_spatial.py
     built = (instantiate(compose(f"injection={name}").injection) for name in names)
-    assert {type(make(injection.Widths(8, [8, 8]))) for make in built} == set(INJECTIONS)
+    assert {type(make(injection.Widths(8, [8, 8]))) for make in built} == {*INJECTIONS, injection.Spatial}
 
 
 @each_injection

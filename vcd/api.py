@@ -152,11 +152,15 @@ class Trained:
         model = steering.variational(self.model)
         return model.space.decode(steering.decode(model, path, keep=2).x0).cpu()
 
-    def exchange(self, target: Path | Given, source: Path | Given, levels: int | Sequence[int]) -> Images:
+    def exchange(
+        self, target: Path | Given, source: Path | Given, levels: int | Sequence[int], *,
+        place: Sequence[int | float] | None = None,
+    ) -> Images:  # fmt: skip
         """The targets with the sources' latents at `levels`, in pairs; level T brings the source's x_T along.
 
-        target, source: images, which are encoded, or paths. UserError where the pairs do not match or a level does not
-        exist.
+        target, source: images, which are encoded, or paths. place: (top, left, bottom, right) in fractions of the image:
+        only there, for a model that was trained with `injection=spatial`. UserError where the pairs do not match, or a
+        level or the place does not exist.
         """
         a, b = (given if isinstance(given, Path) else self.encode(given) for given in (target, source))
         if len(a) != len(b):
@@ -164,7 +168,8 @@ class Trained:
         chosen = [levels] if isinstance(levels, int) else list(levels)
         if wrong := [t for t in chosen if not 1 <= t <= self.T]:
             raise UserError(f"exchange: there is no level {wrong[0]}; choose from 1 to T={self.T}")
-        return self.decode(steering.exchange(a, replace(b, noise=a.noise), chosen))
+        units = None if place is None else steering.at_place(steering.variational(self.model), place)
+        return self.decode(steering.exchange(a, replace(b, noise=a.noise), chosen, units))
 
     # --- restoration --------------------------------------------------------------------------------------------------
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vcd.batch import UNCONDITIONAL
 from vcd.errors import UserError
 from vcd.models.base import Diffusion
 from vcd.models.variational import Variational
+from vcd.networks.cells import Cells
 from vcd.randomness import PerImage
 from vcd.samplers import Trajectory
 from vcd.spaces import finite
@@ -102,8 +103,10 @@ def decode(
     return Trajectory(parts[0].levels, torch.cat([p.states for p in parts], 1))
 
 
-def exchange(target: Path, source: Path, levels: Sequence[int]) -> Path:
+def exchange(target: Path, source: Path, levels: Sequence[int], units: Bool[Tensor, "T d"] | None = None) -> Path:
     """The target's paths with the source's latents at `levels`; level T brings the source's x_T along.
+
+    units: which of their numbers, such as those of `at_place`; None: all. x_T comes along if all of level T do.
 
     Examples:
         >>> model = vcd.load("digits")
@@ -113,8 +116,33 @@ def exchange(target: Path, source: Path, levels: Sequence[int]) -> Path:
     """
     z, T = target.z.clone(), len(target.z)
     index = [t - 1 for t in levels]
-    z[index] = source.z[index]
-    return replace(target, z=z, x_T=source.x_T if T in levels else target.x_T)
+    z[index] = source.z[index] if units is None else source.z[index].where(units[index][:, None], z[index])
+    whole = T in levels and (units is None or bool(units[T - 1].all()))
+    return replace(target, z=z, x_T=source.x_T if whole else target.x_T)
+
+
+def at_place(model: Variational, place: Sequence[int | float]) -> Bool[Tensor, "T d"]:
+    """Which numbers of z_t belong to a place, (top, left, bottom, right) in fractions of the image (`Cells.inside`).
+
+    UserError where latents have no place, or where it holds none of them at any level.
+    """
+    top, left, bottom, right = place
+    if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+        raise UserError(
+            f"place={list(place)}: top, left, bottom and right are fractions of the image, such as [0,0,0.5,1]"
+        )
+    cells = getattr(model.encoder, "cells", None)
+    if not isinstance(cells, Cells):
+        raise UserError("place: the latents of this model have no place in the image; train with injection=spatial")
+    T = model.degradation.T
+    t = torch.arange(1, T + 1, device=model.device)
+    found = torch.zeros(T, model.prior.latent, dtype=torch.bool, device=model.device)
+    for level in levels_of(model):
+        s = model.sampler.ask(t[level - 1 :][:1], model.sampler.below(t[level - 1 :][:1], T))
+        found[level - 1] = cells.inside(place, int(s))
+    if not found.any():
+        raise UserError(f"place={list(place)} holds no cell: there are {cells.shape[1]} across the image")
+    return found
 
 
 def interpolate(a: Path, b: Path, weight: float, levels: Sequence[int]) -> Path:

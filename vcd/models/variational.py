@@ -18,6 +18,7 @@ from vcd.annealing import kl_weight
 from vcd.batch import UNCONDITIONAL, UNTOLD, Condition, Degraded
 from vcd.bounds import Bound, Quantity
 from vcd.degradations.base import Degradation
+from vcd.errors import UserError
 from vcd.levels import Levels
 from vcd.models.base import Batches, Diffusion, Losses
 from vcd.models.noisy_path import Restore, noisy_path
@@ -74,6 +75,11 @@ class Variational(Diffusion, ABC):
         )  # fmt: skip
         self.encoder, self.beta, self.annealing = encoder, beta, annealing
         self.prior = Independent(latent=encoder.latent) if prior is None else prior
+        shape = getattr(getattr(network, "injection", None), "shape", None)  # where it takes z to have a place
+        if shape is not None and shape != encoder.shape:
+            raise UserError(
+                f"the network takes z as {shape}, the encoder makes {encoder.shape}: injection=spatial sets both"
+            )
         self.calibrated, self.free_bits, self.conditional = calibrated, free_bits, conditional
         if calibrated:
             self.register_buffer("mse", torch.zeros(self.degradation.T + 1))  # of each level; 0 until it is seen

@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vcd.errors import UserError
+from vcd.levels import Levels
+from vcd.networks.cells import Cells
 
 
 def projection(d: int, width: int, nonlinear: bool) -> nn.Sequential:
@@ -35,12 +37,17 @@ class Injection(nn.Module, ABC):
     """The hooks, all of them the identity. The U-Net makes its injection, since it knows the widths."""
 
     extra = 0  # channels by which the embedding grows
+    shape: tuple[int, ...] | None = None  # what z is seen as, where its numbers have a place in the image
 
     def __init__(self, widths: Widths, *, latent: int):
         super().__init__()
         if latent < 1:
             raise UserError(f"network.encoder.latent={latent}: the latent needs at least one dimension")
         self.latent = latent
+
+    def at(self, z: Float[Tensor, "b d"], s: Levels) -> Float[Tensor, "b d"]:
+        """z as the other hooks see it where level s is asked for."""
+        return z
 
     def embed(self, emb: Float[Tensor, "b e"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b e2"]:
         return emb
@@ -125,6 +132,37 @@ class Maps(Injection):
     def __init__(self, widths: Widths, *, latent: int, nonlinear: bool = True):
         super().__init__(widths, latent=latent)
         self.add = nn.ModuleList(LatentMap(latent=latent, channels=c, nonlinear=nonlinear) for c in widths.maps)
+
+    def map(self, i: int, h: Float[Tensor, "b c h w"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        return self.add[i](h, z)
+
+
+class CellMap(nn.Module):
+    """z (B, maps * cells) as the map that it is: the same small network at every cell, so that each stays in its place."""
+
+    def __init__(self, *, cells: Cells, channels: int, width: int = 16):
+        super().__init__()
+        self.shape = cells.shape
+        self.project = nn.Sequential(nn.Conv2d(cells.maps, width, 1), nn.SiLU(), nn.Conv2d(width, width, 1), nn.SiLU())
+        self.mix = nn.Conv2d(width, channels, 1)
+
+    def forward(self, h: Float[Tensor, "b c h w"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        coarse = self.project(z.unflatten(1, self.shape))
+        return h + self.mix(F.interpolate(coarse, size=h.shape[2:], mode="bilinear"))
+
+
+@final
+class Spatial(Injection):
+    """z as a map whose cells have a place in the image (`Cells`), added there to every feature map of the way down."""
+
+    def __init__(self, widths: Widths, *, latent: int, maps: int, grid: int, size: int, T: int, coarse: bool = True):
+        super().__init__(widths, latent=latent)
+        self.cells = Cells(latent=latent, maps=maps, grid=grid, size=size, T=T, coarse=coarse)
+        self.shape = self.cells.shape
+        self.add = nn.ModuleList(CellMap(cells=self.cells, channels=c) for c in widths.maps)
+
+    def at(self, z: Float[Tensor, "b d"], s: Levels) -> Float[Tensor, "b d"]:
+        return self.cells.spread(z, s)
 
     def map(self, i: int, h: Float[Tensor, "b c h w"], z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         return self.add[i](h, z)

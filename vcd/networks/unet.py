@@ -109,6 +109,7 @@ class UNet(nn.Module):
             told = condition.label != UNTOLD
             emb = emb + told[:, None] * self.label_embedding(condition.label.where(told, 0))
         if inject is not None:
+            z = inject.at(z, s)
             emb = inject.embed(emb, z)
         image = condition.image
         h, skips = self._read(x_t + image if self.shift and image is not None else x_t, image), []

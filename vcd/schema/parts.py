@@ -120,6 +120,9 @@ class UNet(TypedDict, total=False):
 class Encoder(UNet, total=False):
     width: values.Positive
     latent: values.Width
+    maps: values.Width
+    grid: values.Width
+    coarse: values.Flag
 
 
 class Network(TypedDict, total=False):

@@ -49,6 +49,9 @@ AtLeastOne = Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False), be(
 Share = Annotated[float, Field(strict=True, ge=0, le=1), be("a number from 0 to 1")]
 BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1), be("a number of at least 0 and below 1")]
 Fraction = Annotated[float, Field(strict=True, gt=0, lt=1), be("a number greater than 0 and below 1")]
+Region = Annotated[
+    Annotated[list[Share], Field(min_length=4, max_length=4)], be("[top,left,bottom,right], numbers from 0 to 1")
+]
 Numbers = Annotated[
     NotNegative | Annotated[list[NotNegative], Field(min_length=1)],
     be("finite numbers of at least 0, such as [0,0.5,1]"),

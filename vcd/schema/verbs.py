@@ -81,6 +81,7 @@ class Control(Verb, total=False):
     images: values.Places | None
     sources: values.Places | None
     levels: values.Range | None
+    place: values.Region | None
     posterior: values.NotNegative
     temperatures: values.Numbers
     variations: values.Count

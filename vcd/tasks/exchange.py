@@ -1,4 +1,4 @@
-"""Source, target, and the target with the source's latents at each step, or at `levels` together."""
+"""Source, target, and the target with the source's latents at each step, or at `levels` together; at a `place`, where latents have one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ def run(models: Mapping[str, Diffusion], request: Request, out: Path) -> list[Pa
     for name, model in steerable(models).items():
         target, source = request.pair(model)
         steps = request.steps(model)
-        paths = [source, target, *(steering.exchange(target, source, levels) for levels in steps)]
+        units = None if request.place is None else steering.at_place(model, request.place)
+        paths = [source, target, *(steering.exchange(target, source, levels, units) for levels in steps)]
         blocks.append((name, columns(model, paths), ["source", "target", *map(title, steps)]))
     return [figures.sheet(out / "exchange.png", blocks)]
