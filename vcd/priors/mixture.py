@@ -58,7 +58,9 @@ class Mixture(Fitted):
         z = temperature * randomness.normal(T * self.latent)
         if len(self.weights):
             k = torch.bucketize(randomness.uniform(), self.weights.cumsum(0)[:-1])
-            z[:, self.units] = self.means[k] + (self.factors[k] @ z[:, self.units, None])[..., 0]
+            for j in k.unique().tolist():  # not all at once: a matrix an image is hundreds of megabytes
+                rows = torch.nonzero(k == j)
+                z[rows, self.units] = self.means[j] + z[rows, self.units] @ self.factors[j].mT
         return z.unflatten(1, (T, self.latent)).transpose(0, 1)
 
     def resample(
