@@ -1,4 +1,4 @@
-"""The variational encoder q(z_t | x_t, x_s): the U-Net's way down, narrower, flattened to mean and variance."""
+"""The variational encoder q(z_t | x_t, x_s): the U-Net's way down, narrower, and a head for mean and variance."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -27,28 +27,29 @@ class Posterior(nn.Module, ABC):
     def forward(self, x_t: Float[Tensor, "b c h w"], x_s: Float[Tensor, "b c h w"], t: Levels, s: Levels) -> Normal: ...
 
 
-@final
-class Encoder(Posterior):
-    """(x_t (B,C,H,W), x_s (B,C,H,W), t (B,), s (B,)) -> Normal over (B, latent).
+class Convolutional(Posterior, ABC):
+    """From the last feature map of a way down like the U-Net's.
 
     dim: the U-Net's; width: the encoder's share of it. The log-variance is bounded smoothly to [-10, 10]; the Normal is
     float32 also under mixed precision.
     """
 
     def __init__(
-        self, *, size: int, channels: int, T: int, dim: int = 16, mults: Sequence[int | float] = (1, 2),
-        attention: Sequence[int] = (1,), blocks: int = 1, latent: int = 32, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
-        width: float = 0.5,
+        self, *, latent: int, shape: tuple[int, ...] | None = None, channels: int, T: int, dim: int,
+        mults: Sequence[int | float], attention: Sequence[int], blocks: int, dropout: float, heads: int, film: bool,
+        patch: int, width: float,
     ):  # fmt: skip
-        super().__init__(latent=latent)
-        side = coarsest(size, mults, patch)
+        super().__init__(latent=latent, shape=shape)
         dim = int(dim * width)
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.down = DownPath(c_in=2 * channels, dim=dim, mults=mults, attention=attention, blocks=blocks, emb=emb,
                              dropout=dropout, film=film, heads=heads, patch=patch)  # fmt: skip
-        self.head = nn.Linear(self.down.channels[-1] * side**2, 2 * latent)
+
+    @abstractmethod
+    def read(self, h: Float[Tensor, "b c h w"], s: Levels) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Mean and log-variance, before it is bounded, of features."""
 
     def forward(
         self,
@@ -58,18 +59,36 @@ class Encoder(Posterior):
         s: Levels,
     ) -> Normal:
         emb = self.t_embedding(t) + self.s_embedding(s)
-        h = self.down(torch.cat([x_t, x_s], dim=1), emb)[-1]
-        mean, log_variance = self.head(h.flatten(1)).float().chunk(2, dim=1)
+        mean, log_variance = self.read(self.down(torch.cat([x_t, x_s], dim=1), emb)[-1], s)
         std = torch.exp(5.0 * torch.tanh(log_variance / 10.0))
         return Normal(mean, std, validate_args=False)
 
 
 @final
-class Spatial(Posterior):
-    """The same for latents that have a place (`Cells`): the feature map of the way down that is nearest to the grid of
-    cells, averaged to it, and one linear map to mean and variance for all cells.
+class Encoder(Convolutional):
+    """(x_t (B,C,H,W), x_s (B,C,H,W), t (B,), s (B,)) -> Normal over (B, latent), a linear map of all features."""
 
-    Cells that are not in use at level s have N(0, 1) exactly, and so no KL.
+    def __init__(
+        self, *, size: int, channels: int, T: int, dim: int = 16, mults: Sequence[int | float] = (1, 2),
+        attention: Sequence[int] = (1,), blocks: int = 1, latent: int = 32, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
+        width: float = 0.5,
+    ):  # fmt: skip
+        side = coarsest(size, mults, patch)
+        super().__init__(latent=latent, channels=channels, T=T, dim=dim, mults=mults, attention=attention, blocks=blocks,
+                         dropout=dropout, heads=heads, film=film, patch=patch, width=width)  # fmt: skip
+        self.head = nn.Linear(self.down.channels[-1] * side**2, 2 * latent)
+
+    def read(self, h: Float[Tensor, "b c h w"], s: Levels) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        mean, log_variance = self.head(h.flatten(1)).float().chunk(2, dim=1)
+        return mean, log_variance
+
+
+@final
+class Spatial(Convolutional):
+    """The same over (B, maps * grid^2) numbers that have a place (`Cells`): one linear map for all cells.
+
+    The way down ends with the coarsest features that are not coarser than the grid of cells, averaged to it. Cells that
+    are not in use at level s have N(0, 1) exactly, and so no KL.
     """
 
     def __init__(
@@ -77,31 +96,19 @@ class Spatial(Posterior):
         mults: Sequence[int | float] = (1, 2), attention: Sequence[int] = (1,), blocks: int = 1, dropout: float = 0.0,
         heads: int = 1, film: bool = True, patch: int = 1, width: float = 0.5,
     ):  # fmt: skip
-        super().__init__(latent=latent, shape=(maps, grid, grid))
-        self.cells = Cells(latent=latent, maps=maps, grid=grid, size=size, T=T, coarse=coarse)
-        enough = [r for r in range(len(mults)) if coarsest(size, mults[: r + 1], patch) >= grid]
-        if not enough:
+        cells = Cells(latent=latent, maps=maps, grid=grid, size=size, T=T, coarse=coarse)
+        kept = [mults[: r + 1] for r in range(len(mults)) if coarsest(size, mults[: r + 1], patch) >= grid]
+        if not kept:
             raise UserError(
                 f"network.encoder.grid={grid} is finer than the encoder's finest features; lower it or network.unet.patch"
             )
-        mults = mults[: enough[-1] + 1]
-        dim = int(dim * width)
-        emb = 4 * dim
-        self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
-        self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
-        self.down = DownPath(c_in=2 * channels, dim=dim, mults=mults, attention=attention, blocks=blocks, emb=emb,
-                             dropout=dropout, film=film, heads=heads, patch=patch)  # fmt: skip
+        super().__init__(latent=latent, shape=cells.shape, channels=channels, T=T, dim=dim, mults=kept[-1],
+                         attention=attention, blocks=blocks, dropout=dropout, heads=heads, film=film, patch=patch,
+                         width=width)  # fmt: skip
+        self.cells = cells
         self.head = nn.Conv2d(self.down.channels[-1], 2 * maps, 1)
 
-    def forward(
-        self,
-        x_t: Float[Tensor, "b c h w"],
-        x_s: Float[Tensor, "b c h w"],
-        t: Levels,
-        s: Levels,
-    ) -> Normal:
-        emb = self.t_embedding(t) + self.s_embedding(s)
-        h = F.adaptive_avg_pool2d(self.down(torch.cat([x_t, x_s], dim=1), emb)[-1], self.shape[1])
-        mean, log_variance = (self.cells.pool(part.flatten(1), s) for part in self.head(h).float().chunk(2, dim=1))
-        std = torch.exp(5.0 * torch.tanh(log_variance / 10.0))
-        return Normal(mean, std, validate_args=False)
+    def read(self, h: Float[Tensor, "b c h w"], s: Levels) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        h = F.adaptive_avg_pool2d(h, self.shape[1])
+        mean, log_variance = self.head(h).float().chunk(2, dim=1)
+        return self.cells.pool(mean.flatten(1), s), self.cells.pool(log_variance.flatten(1), s)

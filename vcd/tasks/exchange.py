@@ -1,4 +1,4 @@
-"""Source, target, and the target with the source's latents at each step, or at `levels` together; at a `place`, where latents have one."""
+"""Source, target, and the target with the source's latents at each step, or at `levels` together."""
 
 from collections.abc import Mapping
 from pathlib import Path
