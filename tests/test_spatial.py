@@ -10,7 +10,7 @@ from conftest import TINY, composition, scramble
 from hydra.errors import InstantiationException
 from torch import nn
 
-from vcd import checkpoints, identity, steering
+from vcd import identity, steering, training
 from vcd.api import Trained
 from vcd.batch import Condition, Degraded
 from vcd.errors import UserError
@@ -46,12 +46,12 @@ def in_use(c: Cells, s: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def model(compose) -> Variational:
-    return scramble(checkpoints.build(compose(*SPATIAL)), 0.2).eval()
+    return scramble(training.build(compose(*SPATIAL)), 0.2).eval()
 
 
 def untrained(compose) -> Variational:
     """As it is made, but for the last convolution."""
-    model = checkpoints.build(compose(*SPATIAL)).eval()
+    model = training.build(compose(*SPATIAL)).eval()
     nn.init.normal_(model.network.out.weight, std=0.05)
     return model
 
@@ -153,7 +153,7 @@ def test_the_network_hears_the_cells_in_use_alone():
 
 
 def test_the_bound_trains_both_ends(compose):
-    model = scramble(checkpoints.build(compose(*SPATIAL)), 0.1).train()
+    model = scramble(training.build(compose(*SPATIAL)), 0.1).train()
     x0, D = torch.rand(12, 1, 8, 8) * 2 - 1, model.degradation
     t = torch.arange(12) % D.T + 1
     batch = Degraded(x0, t, t - 1, D(x0, t, None), D(x0, t - 1, None), None, torch.zeros(12, dtype=torch.long))
@@ -184,7 +184,7 @@ def test_everywhere_is_the_exchange_of_the_latent_and_a_place_is_the_cells_in_it
 
 
 def test_left_and_right_are_everything_where_no_cells_share(compose):
-    model = checkpoints.build(compose(*SPATIAL, "network.encoder.coarse=false")).eval()
+    model = training.build(compose(*SPATIAL, "network.encoder.coarse=false")).eval()
     left, right = (steering.at_place(model, place) for place in ([0, 0, 1, 0.5], [0, 0.5, 1, 1]))
     assert torch.equal(left, ~right) and left.any() and right.any()
 
@@ -225,7 +225,7 @@ def test_its_choices_are_the_run_s_and_its_weights_come_back():
     digests = {identity.digest(composition(*SPATIAL, *change)) for change in (
         [], ["network.encoder.maps=3"], ["network.encoder.grid=2"], ["network.encoder.coarse=false"])}  # fmt: skip
     assert len(digests) == 4
-    one, other = (scramble(checkpoints.build(composition(*SPATIAL)), seed=seed).eval() for seed in (1, 2))
+    one, other = (scramble(training.build(composition(*SPATIAL)), seed=seed).eval() for seed in (1, 2))
     other.load_state_dict(one.state_dict())
     drawn = [steering.decode(m, steering.draw(m, PerImage(0, range(2))), keep=2).x0 for m in (one, other)]
     assert torch.equal(*drawn)
@@ -242,7 +242,7 @@ def test_its_choices_are_the_run_s_and_its_weights_come_back():
 )
 def test_what_does_not_fit_is_refused(change, sentence):
     with pytest.raises(InstantiationException, match=sentence):
-        checkpoints.build(composition(*SPATIAL, *change))
+        training.build(composition(*SPATIAL, *change))
 
 
 def test_both_ends_see_z_alike(model):
@@ -253,7 +253,7 @@ def test_both_ends_see_z_alike(model):
 
 
 def test_a_place_that_is_none_is_refused(model, compose):
-    dense = checkpoints.build(compose(*TINY)).eval()
+    dense = training.build(compose(*TINY)).eval()
     for steered, place, sentence in (
         (dense, [0, 0, 1, 0.5], "train with injection=spatial"),
         (model, [0.5, 0, 0.5, 1], "are fractions of the image"),
