@@ -11,7 +11,7 @@ from vcd import steering, training
 from vcd.batch import Degraded
 from vcd.images import to_float
 from vcd.metrics import samples
-from vcd.metrics.families import decomposition, distribution
+from vcd.metrics.families import decomposition, distribution, truncation
 from vcd.randomness import PerImage
 
 N = 24
@@ -93,3 +93,22 @@ def test_a_model_without_latents_has_nothing_to_decompose(compose, data, tmp_pat
     with caplog.at_level(logging.WARNING):
         assert decomposition.measure(e).numbers == {}
     assert "Bansal has no latents" in caplog.text
+
+
+def test_truncation_draws_the_same_images_at_every_temperature(measured):
+    e, _ = measured
+    drawn = truncation._drawn(e.model, e, 1.0)
+    assert torch.equal(drawn, e.images) and not torch.equal(truncation._drawn(e.model, e, 0.5), e.images)
+
+
+def test_truncation_has_a_row_for_every_temperature_and_the_one_of_the_samples_is_theirs(measured):
+    e, _ = measured
+    found = truncation.measure(e)
+    rows = {row["temperature"]: row for row in found.curves["truncation"]}
+    of_samples = {name: number.value for name, number in distribution.measure(e).numbers.items()}
+    assert list(rows) == list(truncation.TEMPERATURES)
+    assert rows[1.0]["precision"] == of_samples[f"precision_{N}"]
+    assert (rows[1.0]["train"], rows[1.0]["val"]) == (of_samples[f"fcd_{N}"], of_samples[f"fcd_{N}_heldout"])
+    best = rows[found.numbers[f"best_temperature_{N}"].value]
+    assert best["val"] == min(row["val"] for row in rows.values())
+    assert found.numbers[f"best_temperature_fcd_{N}"].value == best["train"]

@@ -172,15 +172,26 @@ def _steps(figure: "Figure | SubFigure", axis: "Axes", table: Sequence[Mapping[s
     style.scale_of_levels(figure, [axis], [str(row["t"]) for row in rows])
 
 
+def _truncation(figure: "Figure | SubFigure", axis: "Axes", table: Sequence[Mapping[str, Any]]) -> None:
+    recall, precision = ([row[key] for row in table] for key in ("recall", "precision"))
+    axis.plot(recall, precision, color=style.COLOURS[0], marker="o")
+    for row in table:
+        axis.annotate(f"{row['temperature']:g}", (row["recall"], row["precision"]), (4, 4), textcoords="offset points")
+    axis.set(xlabel="recall")
+    axis.margins(0.12)
+    style.title(axis, "precision, by temperature of the latents", "Truncation")
+
+
 TABLES: Mapping[str, Callable[["Figure | SubFigure", "Axes", Any], None]] = {
     "spectrum": _spectrum, "classes": _classes, "restoration": _restoration, "steps": _steps,
+    "truncation": _truncation,
 }  # fmt: skip
 
 
 @style.styled()
 def evaluation(path: Path, curves: Mapping[str, Any]) -> Path | None:
     """The tables of metrics.json as plots, two in a row: spectrum, classes, restoration by level, rate and distortion
-    by step."""
+    by step, precision and recall by temperature."""
     from matplotlib.figure import Figure
 
     known = [name for name in TABLES if curves.get(name)]

@@ -28,12 +28,12 @@ def measure(e: Evaluation) -> Result:
         protocol = e.protocol(c, **extractor)
         numbers[f"f{letter}d_{n}{c.ending}"] = Number(frechet(a, b), "lower", frechet(h, b), "", protocol)
     for c in e.comparisons:
-        b, h = _few(e, c), e.features_of(c.other)[0][c.stand_ins]
+        b, h = few(e, c), e.features_of(c.other)[0][c.stand_ins]
         protocol = e.protocol(c, **extractor, reference_n=len(b), estimator="unbiased, all pairs, cubic kernel")
         distance, floor = kernel_distance(a, b), kernel_distance(h, b)
         numbers[f"k{letter}d_{n}{c.ending}"] = Number(distance, "lower", floor, "", protocol)
     c = e.comparisons[0]
-    b, (h, h_logits) = _few(e, c), (x[c.stand_ins] for x in e.features_of(c.other))
+    b, (h, h_logits) = few(e, c), (x[c.stand_ins] for x in e.features_of(c.other))
     protocol = e.protocol(c, **extractor, splits=1)
     numbers[f"{letter}s_{n}"] = Number(inception_score(logits), "higher", inception_score(h_logits), "", protocol)
     protocol = e.protocol(c, **extractor, reference_n=len(b), neighbours=NEIGHBOURS)
@@ -41,7 +41,7 @@ def measure(e: Evaluation) -> Result:
     return Result(numbers | {f"{name}_{n}": Number(own[name], "higher", floors[name], "", protocol) for name in own})
 
 
-def _few(e: Evaluation, c: Comparison) -> Features:
+def few(e: Evaluation, c: Comparison) -> Features:
     """Features of the split, of not too many images: for what looks at all pairs."""
     b, _ = e.features_of(c.split)
     return b[some(len(b), max(e.n, PAIRS), seed=1)]

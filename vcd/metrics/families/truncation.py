@@ -1,0 +1,55 @@
+"""Truncation: what colder latents gain in precision, and lose in recall."""
+
+import logging
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from vcd import steering
+from vcd.metrics.evaluation import Evaluation
+from vcd.metrics.families.distribution import LEAST_IMAGES as LEAST_IMAGES
+from vcd.metrics.families.distribution import few, frechet, manifolds
+from vcd.metrics.results import Number, Result
+from vcd.models.variational import Variational
+from vcd.randomness import PerImage
+
+log = logging.getLogger("vcd")
+NEEDS_A_MODEL = NEEDS_FEATURES = True
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)  # of which 1 is that of the samples
+
+
+def measure(e: Evaluation) -> Result:
+    """Fréchet distances, precision and recall of n samples at every temperature of the latents, image i from the same random
+    numbers at each (Brock et al. 2019, arXiv:1809.11096, for GANs); the best is the nearest to the split that is not the
+    reference. Nothing for a model without latents."""
+    model = e.model
+    if not isinstance(model, Variational):
+        log.warning("metrics=[truncation]: a %s has no latents to truncate", type(model).__name__)
+        return Result()
+    reference, other = e.comparisons
+    letter, rows = e.extractor.letter, []
+    for temperature in tqdm(TEMPERATURES, desc="truncation", unit="temperature"):
+        images = e.images if temperature == 1 else _drawn(model, e, temperature)
+        a, _ = e.features if temperature == 1 else e.extractor.features(images, f"temperature {temperature}")
+        distances = {c.split: frechet(a, e.features_of(c.split)[0]) for c in (reference, other)}
+        own = manifolds(a, few(e, reference))
+        rows.append({"temperature": temperature, "precision": own["precision"], "recall": own["recall"], **distances})
+        log.info("temperature %.1f   distance %6.2f   precision %.3f   recall %.3f", temperature,
+                 distances[reference.split], own["precision"], own["recall"])  # fmt: skip
+    best = min(rows, key=lambda row: row[other.split])
+    protocol = e.protocol(reference, **e.extractor.protocol, temperatures=list(TEMPERATURES), seed=e.seed)
+    numbers = {
+        f"best_temperature_{e.n}": Number(best["temperature"], "neither", None, "", protocol),
+        f"best_temperature_f{letter}d_{e.n}": Number(best[reference.split], "lower", None, "", protocol),
+    }
+    return Result(numbers, {"truncation": rows})
+
+
+@torch.no_grad()
+def _drawn(model: Variational, e: Evaluation, temperature: float) -> UInt8[Tensor, "n c h w"]:
+    """The images of the evaluation's samples, at another temperature. NotFinite where one is."""
+    with model.evaluating():
+        path = steering.draw(model, PerImage(e.seed, range(e.n), model.device), temperature)
+        return model.space.decode(steering.decode(model, path, keep=2).x0).cpu()
