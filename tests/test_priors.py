@@ -232,7 +232,7 @@ def test_components_in_few_of_many_dimensions_are_worth_their_gain():
         return mean + torch.cat([torch.full((1,), 0.3), torch.ones(39)]) * torch.randn(n, 40), mean
 
     (z, mean), (other, _) = draw(2000), draw(2000)
-    prior = Mixture(latent=40, components=10, images=2000)
+    prior = Mixture(latent=40, components=2, images=2000)
     prior.fit([Encoded(torch.zeros(2000, 1, 2, 2), z[None], mean[None], torch.zeros(1, 2000), PerImage(0, []))])
     normal = torch.distributions.Normal
     mode = torch.stack([normal(m, math.hypot(0.3, 0.0)).log_prob(other[:, 0]) for m in (-1.0, 1.0)]).logsumexp(

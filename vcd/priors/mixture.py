@@ -23,10 +23,12 @@ class Mixture(Fitted):
     """A Gaussian mixture: its components are found in the few directions that tell the images apart, and have a mean and a
     covariance in all of them.
 
-    In how many directions they are found, and how many of at most `components`, is decided by the likelihood of held-out
-    images. The covariance of a component counts `shrinkage` latents beside its own, which are spread as those of all
-    components are on average. Held-out latents ask for ten times as many, but what is drawn is then further from the
-    data, since it is mixed of more kinds of images: RESULTS.md has both. So this number is a choice, not fitted.
+    There are as many of at most `components` as are still better than one Gaussian on the latents of held-out images, which
+    also decide in how many directions they are found. The covariance of a component counts `shrinkage` latents beside its
+    own, spread as those of all components are on average.
+    Neither number is the one that held-out latents like best: they ask for fewer components and more shrinkage, and what
+    is drawn is then farther from the data (RESULTS.md). A component that is too wide mixes kinds of images, which costs
+    little likelihood.
     """
 
     weights: Tensor
@@ -119,21 +121,19 @@ def components(
 def choose(
     fitted: Float[Tensor, "n D"], held_out: Float[Tensor, "m D"], most: int, components: int
 ) -> tuple[Any, float]:
-    """The mixture in at most `most` leading coordinates that held-out latents like best, as scikit-learn has it, and by how
-    many nats a row it is better than N(0, I)."""
-    best, score = None, -math.inf
-    for rank in sorted({min(rank, most) for rank in RANKS}):
-        rest, found = _gaussian(held_out[:, rank:]), -math.inf
-        count = max(1, min(components, len(fitted) // ROWS))
-        while count >= 1:
-            mixture = _mixture(fitted[:, :rank], count)
-            before, found = found, mixture.score(held_out[:, :rank].numpy()) + rest
-            if found > score:
-                best, score = mixture, found
-            if found <= before:
-                break
-            count //= 2
-    return best, score - _gaussian(held_out)
+    """The mixture in at most `most` leading coordinates, as scikit-learn has it, of as many components as are still better
+    than N(0, I) on held-out latents, and by how many nats a row."""
+    count, one = max(1, min(components, len(fitted) // ROWS)), _gaussian(held_out)
+    while True:
+        tried = [_mixture(fitted[:, :rank], count) for rank in sorted({min(rank, most) for rank in RANKS})]
+        scores = [
+            found.score(held_out[:, : (r := found.means_.shape[1])].numpy()) + _gaussian(held_out[:, r:])
+            for found in tried
+        ]
+        gain, best = max(zip(scores, tried, strict=True), key=lambda pair: pair[0])
+        if gain > one or count == 1:
+            return best, gain - one
+        count //= 2
 
 
 def _mixture(w: Float[Tensor, "n r"], count: int) -> Any:
