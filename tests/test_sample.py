@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import lzma
 import os
 import pickle
 import shutil
@@ -17,7 +18,7 @@ import torch
 from hydra.utils import instantiate
 from PIL import Image
 
-from vcd import checkpoints
+from vcd import checkpoints, steering
 from vcd.callbacks.pictures import write_sequences
 from vcd.cli import CONF, explain
 from vcd.errors import UserError
@@ -371,3 +372,18 @@ def test_a_grid_holds_every_image_exactly(channels):
         area = sheet[y * height : (y + 1) * height + 4, x * width : (x + 1) * width + 4]
         places = np.lib.stride_tricks.sliding_window_view(area, big.shape)[..., 0, :, :, :]
         assert (places == big).all((-3, -2, -1)).any(), i
+
+
+def test_a_temperature_is_that_of_the_latents_and_the_checkpoint_keeps_its_own(ckpt, model):
+    cold, _ = checkpoints.load(ckpt, parts={"temperature": 0.3})
+    randomness = PerImage(0, range(4))
+    expected = steering.decode(model, steering.draw(model, randomness.take(), 0.3)).x0
+    assert model.temperature == 1 and torch.equal(cold.sample(randomness.take()).x0, expected)
+    assert not torch.equal(model.sample(randomness.take()).x0, expected)
+
+
+def test_a_model_without_latents_has_no_temperature(tmp_path):
+    old = tmp_path / "ddpm.ckpt"
+    old.write_bytes(lzma.decompress((Path(__file__).parent / "v0_1" / "ddpm_x0.ckpt.xz").read_bytes()))
+    with pytest.raises(UserError, match="has no latents: leave out temperature"):
+        checkpoints.load(old, parts={"temperature": 0.5})

@@ -131,10 +131,11 @@ class Trained:
 
     # --- latents ------------------------------------------------------------------------------------------------------
 
-    def draw(self, n: int | Sequence[int] = 16, *, seed: int = 0, temperature: float = 1.0) -> Path:
+    def draw(self, n: int | Sequence[int] = 16, *, seed: int = 0, temperature: float | None = None) -> Path:
         """The paths of generated images: `decode` makes them those of `sample`.
 
-        temperature: spread of the latents, 0 the most typical, above 1 bolder. UserError for a model without latents.
+        temperature: spread of the latents, 0 the most typical, above 1 bolder; None: that of `sample`. UserError for a model
+        without latents.
         """
         model = steering.variational(self.model)
         return steering.draw(model, PerImage(seed, _indices(n), model.device), temperature)

@@ -137,6 +137,8 @@ class Checkpoint:
             cfg = self.config
             if "guess.weight" in parts and not cfg.model.get("guess"):
                 raise UserError(f"ckpt={self.path} refines no first guess: leave out guidance")
+            if "temperature" in parts and "prior" not in cfg.model:
+                raise UserError(f"ckpt={self.path} has no latents: leave out temperature")
             delta = OmegaConf.select(cfg.model, "sampler.delta")
             for name, node in parts.items():
                 OmegaConf.update(cfg.model, name, node, merge=False, force_add=True)

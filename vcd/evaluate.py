@@ -126,8 +126,9 @@ def _warn_of_few(n: int, held_out: int) -> None:
 def _parts(cfg: DictConfig) -> dict[str, Any]:
     """What replaces parts of the model, as plain values."""
     parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
-    guidance = {} if cfg.guidance is None else {"guess.weight": cfg.guidance}
-    return OmegaConf.to_container(OmegaConf.create({**parts, **guidance}))  # type: ignore[return-value]
+    numbers = {"guess.weight": cfg.guidance, "temperature": cfg.temperature}
+    given = {name: value for name, value in numbers.items() if value is not None}
+    return OmegaConf.to_container(OmegaConf.create({**parts, **given}))  # type: ignore[return-value]
 
 
 def reference(cfg: DictConfig, run: DictConfig | None) -> "ImageData":

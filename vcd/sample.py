@@ -30,14 +30,19 @@ def main(cfg: DictConfig) -> None:
     parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
     if cfg.guidance is not None:
         parts["guess.weight"] = cfg.guidance
+    if cfg.temperature is not None:
+        parts["temperature"] = cfg.temperature
     checkpoint = checkpoints.Checkpoint(str(cfg.ckpt), listed(cfg.trust))
     model, _ = checkpoint.model(checkpoints.device_of(cfg.device), raw=cfg.raw, parts=parts)
     if cfg.delta is not None:
         model.sampler.delta = cfg.delta
     if cfg.compile:
         compiled.compile_in_place(model, compiled.backend_of(cfg.compile, "compile"), "compile")
-    chosen = "".join(f"-{type(getattr(model, part)).__name__.lower()}" for part in parts if "." not in part)
+    chosen = "".join(
+        f"-{type(getattr(model, part)).__name__.lower()}" for part in parts if part in ("prior", "sampler")
+    )
     chosen += "" if cfg.guidance is None else f"-guided{cfg.guidance:g}"
+    chosen += "" if cfg.temperature is None else f"-temperature{cfg.temperature:g}"
     out = Path(str(cfg.out)) if cfg.out else Path(str(cfg.ckpt)).parent / f"samples-seed{cfg.seed}-n{cfg.n}{chosen}"
     check_writable(out, "out", folder=True)
     if out.exists() and any(out.iterdir()) and not (out / "sample.json").exists():

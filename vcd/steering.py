@@ -58,8 +58,9 @@ def variational(model: Diffusion) -> Variational:
 
 
 @torch.no_grad()
-def draw(model: Variational, randomness: PerImage, temperature: float = 1.0) -> Path:
-    """The paths of unconditional samples; at temperature 1 they decode to those of `model.sample`."""
+def draw(model: Variational, randomness: PerImage, temperature: float | None = None) -> Path:
+    """The paths of unconditional samples; at the model's temperature, None, they decode to those of `model.sample`."""
+    temperature = model.temperature if temperature is None else temperature
     if model.guess is None:
         x_T, code = model.start.sample(randomness), None
     else:

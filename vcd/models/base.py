@@ -150,7 +150,7 @@ class Diffusion(L.LightningModule, ABC):
         """q(z_t | x_t, x_s); None for a model without latents."""
         return None
 
-    def latents(self, randomness: PerImage, temperature: float = 1.0) -> Latents:
+    def latents(self, randomness: PerImage) -> Latents:
         """Latents for unconditional sampling, or the rule that draws them on the way; None for a model without."""
         return None
 

@@ -46,7 +46,7 @@ class Variational(Diffusion, ABC):
     calibrated: beta_t is twice the mean squared error at level t, a running mean, and at least `beta`, the variance of the
     decoder at its most likely (sigma-VAE, Rybkin et al. 2020, arXiv:2006.13202). free_bits: what the KL of a level, the
     mean of its images in the batch, may be without cost (Kingma et al. 2016, arXiv:1606.04934). conditional: the p(z) that
-    the KL is taken to, learned with the model and looking at x_t; None: N(0, I).
+    the KL is taken to, learned with the model and looking at x_t; None: N(0, I). temperature: of the latents in sampling.
 
     Parts that are not given are those of `python -m vcd.train`, its smallest network for images of the shape of `start`;
     but for the prior, which is the standard normal of training.
@@ -60,7 +60,7 @@ class Variational(Diffusion, ABC):
         prediction: Prediction | None = None, perturbation: Perturbation, network: nn.Module | None = None,
         encoder: Posterior | None = None, prior: Prior | None = None, sampler: Sampler | None = None, beta: float = 0.02,
         annealing: int = 0, calibrated: bool = False, free_bits: float = 0.0, conditional: Conditional | None = None,
-        **parts: Any,
+        temperature: float = 1.0, **parts: Any,
     ):  # fmt: skip
         start = start if isinstance(start, Start) else start(degradation)
         channels, size, _ = start.shape
@@ -81,6 +81,7 @@ class Variational(Diffusion, ABC):
                 f"the network takes z as {shape}, the encoder makes {encoder.shape}: injection=spatial sets both"
             )
         self.calibrated, self.free_bits, self.conditional = calibrated, free_bits, conditional
+        self.temperature = temperature
         if calibrated:
             self.register_buffer("mse", torch.zeros(self.degradation.T + 1))  # of each level; 0 until it is seen
         self.active_units = ActiveUnits(T=self.degradation.T, latent=encoder.latent)
@@ -94,8 +95,8 @@ class Variational(Diffusion, ABC):
         """KL(q || p) in nats, to N(0, I); or to what is learned in its place, estimated at a sample z of q."""
         return self.prior.kl(q, x_t, t) if self.conditional is None else self.conditional.kl(q, x_t, t, z)
 
-    def latents(self, randomness: PerImage, temperature: float = 1.0) -> Latents:
-        return self.prior.sample(self.degradation.T, randomness, temperature)
+    def latents(self, randomness: PerImage) -> Latents:
+        return self.prior.sample(self.degradation.T, randomness, self.temperature)
 
     @torch.no_grad()
     def encode_path(

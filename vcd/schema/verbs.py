@@ -66,6 +66,7 @@ class Sample(Verb, total=False):
     label: values.Labels | None
     delta: values.NotNegative | None
     guidance: values.Finite | None
+    temperature: values.NotNegative | None
     raw: values.Flag
     png: values.Flag
     rows: values.CountOrZero
@@ -97,6 +98,7 @@ class Evaluate(Verb, total=False):
     metrics: values.Names
     n: values.Count
     guidance: values.Finite | None
+    temperature: values.NotNegative | None
     split: values.Split
     batch_size: values.Count
     processes: values.Few

@@ -17,7 +17,7 @@ from vcd.randomness import PerImage
 
 log = logging.getLogger("vcd")
 NEEDS_A_MODEL = NEEDS_FEATURES = True
-TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)  # of which 1 is that of the samples
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 
 
 def measure(e: Evaluation) -> Result:
@@ -31,8 +31,10 @@ def measure(e: Evaluation) -> Result:
     reference, other = e.comparisons
     letter, rows = e.extractor.letter, []
     for temperature in tqdm(TEMPERATURES, desc="truncation", unit="temperature"):
-        images = e.images if temperature == 1 else _drawn(model, e, temperature)
-        a, _ = e.features if temperature == 1 else e.extractor.features(images, f"temperature {temperature}")
+        if temperature == model.temperature:
+            a, _ = e.features
+        else:
+            a, _ = e.extractor.features(_drawn(model, e, temperature), f"temperature {temperature}")
         distances = {c.split: frechet(a, e.features_of(c.split)[0]) for c in (reference, other)}
         own = manifolds(a, few(e, reference))
         rows.append({"temperature": temperature, "precision": own["precision"], "recall": own["recall"], **distances})
