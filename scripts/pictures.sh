@@ -38,10 +38,10 @@ digits)
     drawn digits "${@:2}"
     ;;
 mnist)
-    mnist=(dataset=mnist network=small trainer.max_steps=1500 "${@:2}")
-    drawn mnist_vcd "${mnist[@]}" model=vcd prior.components=20
+    mnist=(dataset=mnist network=fast trainer.max_steps=1500 "${@:2}")
+    drawn mnist_vcd "${mnist[@]}" model=vcd
     vcd="$folder"
-    drawn mnist_vwd "${mnist[@]}" model=vwd prior.components=20
+    drawn mnist_vwd "${mnist[@]}" model=vwd
     both="ckpt=[$vcd/last.ckpt,$folder/last.ckpt]"
     "$python" -m vcd.control "$both" task=exchange n=5 out="$runs/exchange"
     "$python" -m vcd.control "$both" task=bands n=64 out="$runs/bands"

@@ -36,8 +36,9 @@ class Flow(Fitted):
     """Flow matching in the directions that tell the images apart (Lipman et al. 2022, arXiv:2210.02747); else a Gaussian.
 
     A multilayer perceptron v(w, u) moves w from N(0, I) at u = 0 to the latents at u = 1, in coordinates that have
-    covariance I. Its output is added to the velocity that is exact for the mixture of `prior=mixture`, and is zero at
-    first: training begins at that mixture, ends where held-out images say so, and what is kept is never worse on them.
+    covariance I. Its output is added to the velocity that is exact for a Gaussian mixture in the leading directions, and
+    is zero at first: training begins at that mixture, ends where held-out images say so, and what is kept is never worse
+    on them.
 
     components: of the mixture, at most. hidden: width; steps: of training, at most; batch: latents per step; lr: the
     highest rate; heun: steps of sampling.
