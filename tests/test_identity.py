@@ -174,7 +174,7 @@ def test_a_folder_that_was_named_by_hand_is_known_by_its_config(old_run, compose
 
 @pytest.mark.parametrize(("then", "now"), [(20_000, 60_000), (5_000, 5_000)])
 def test_a_run_whose_mixture_had_few_directions_is_found_again(compose, then, now):
-    """Version 0.2 until November 2026: its default of 20,000 latents is today's, and a number of one's own stays."""
+    """The default of 20,000 latents was what is 60,000 now; a number of one's own stays."""
     cfg = compose("model=vcd", f"prior.images={now}", "run_dir=run")
     old = OmegaConf.to_container(cfg, resolve=True)
     prior = old["model"]["prior"]

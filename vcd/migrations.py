@@ -44,7 +44,7 @@ def migrate_config(config: Config) -> Config:
         if target == "vcd.priors.Mixture" and "passes" not in node:  # the default of 0.1, which was too few
             node["passes"] = 4
             node["images"] = 20_000 if node.get("images") == 6000 else node["images"]
-        if target == "vcd.priors.Mixture" and "shrinkage" not in node:  # the default of 0.2, which was too few
+        if target == "vcd.priors.Mixture" and "shrinkage" not in node:  # younger than it; and the default was too few
             node["shrinkage"] = 30
             node["images"] = 60_000 if node.get("images") == 20_000 else node["images"]
         if target == "vcd.perturbations.Rollout" and "most" in node:

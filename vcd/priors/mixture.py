@@ -108,7 +108,7 @@ def components(
     found, gain = choose(fitted, held_out, most, count)
     rank = found.means_.shape[1]
     share = torch.from_numpy(found.predict_proba(fitted[:, :rank].numpy()))
-    own = share.sum(0)
+    own = share.sum(0).clamp(min=1e-6)
     means = share.T @ fitted / own[:, None]
     spread = torch.stack([(p * (w := fitted - mean).T) @ w for p, mean in zip(share.T, means, strict=True)])
     average = spread.sum(0) / len(fitted)
