@@ -24,7 +24,7 @@ WRONG = {
         "model.beta": ["-1", ".nan", ".inf"],
         "model.annealing": ["-1", "0.5"],
         "prior.components": ["0", "-1", "2.5"],
-        "prior.images": ["0"],
+        "prior.images": ["0"], "prior.shrinkage": ["0"],
         "network.unet.dim": ["0", "-8", "16.5", "1000000000"],
         "network.unet.mults": ["[]", "2", "[0,1]", "[.nan]"],
         "network.unet.attention": ["1", "[-1]", "[a]"],

@@ -179,6 +179,7 @@ class Model(TypedDict, total=False):
 class Prior(TypedDict, total=False):
     latent: values.Width
     components: values.Count
+    shrinkage: values.Count
     images: values.Count
     passes: values.Count
     hidden: values.Width

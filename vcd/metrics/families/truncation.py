@@ -29,15 +29,15 @@ def measure(e: Evaluation) -> Result:
         log.warning("metrics=[truncation]: a %s has no latents to truncate", type(model).__name__)
         return Result()
     reference, other = e.comparisons
-    letter, rows = e.extractor.letter, []
+    letter, rows = e.extractor.letter, list[dict[str, float]]()
     for temperature in tqdm(TEMPERATURES, desc="truncation", unit="temperature"):
         if temperature == model.temperature:
             a, _ = e.features
         else:
             a, _ = e.extractor.features(_drawn(model, e, temperature), f"temperature {temperature}")
-        distances = {c.split: frechet(a, e.features_of(c.split)[0]) for c in (reference, other)}
+        distances: dict[str, float] = {c.split: frechet(a, e.features_of(c.split)[0]) for c in (reference, other)}
         own = manifolds(a, few(e, reference))
-        rows.append({"temperature": temperature, "precision": own["precision"], "recall": own["recall"], **distances})
+        rows.append({"temperature": temperature, "precision": own["precision"], "recall": own["recall"]} | distances)
         log.info("temperature %.1f   distance %6.2f   precision %.3f   recall %.3f", temperature,
                  distances[reference.split], own["precision"], own["recall"])  # fmt: skip
     best = min(rows, key=lambda row: row[other.split])
