@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import runpy
 import sys
 from pathlib import Path
 from typing import Any, final
@@ -34,12 +35,10 @@ class Training(Checkpointable):
     """The command `python -m vcd.train ...` itself: started again, in another time slice, it goes on where it was."""
 
     def __call__(self, command: list[str], cwd: str) -> None:
-        from vcd import train
-
         os.chdir(cwd)
         sys.argv = ["vcd.train", *command]
         try:
-            train.main()
+            runpy.run_module("vcd.train", run_name="__main__")
         except SystemExit as end:
             if end.code:
                 raise
