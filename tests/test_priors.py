@@ -196,6 +196,29 @@ def test_a_handful_of_images_can_be_fitted_to():
         assert prior.sample(T, PerImage(0, range(3))).isfinite().all()
 
 
+def test_there_may_be_fewer_latents_than_units_in_use():
+    """Of 30 units: nothing is singular, and what is drawn is about as wide as the latents."""
+    mean = torch.randn(8, 30, generator=torch.Generator().manual_seed(0)).repeat(3, 1)
+    z = mean + 0.3 * torch.randn(mean.shape, generator=torch.Generator().manual_seed(1))
+    steps = [x.unflatten(1, (3, 10)).transpose(0, 1).contiguous() for x in (z, mean)]
+    n = len(mean)
+    given = Encoded(torch.zeros(n, 1, 2, 2), *steps, torch.zeros(3, n), PerImage(0, []), torch.arange(n) % 8)
+    for prior in (Mixture(latent=10, components=4, images=n), Flow(latent=10, images=n, **{**QUICK, "steps": 5})):
+        prior.fit([given])
+        assert len(prior.units) > n
+        assert 0.5 < prior.sample(3, PerImage(0, range(500))).var(1).mean() / z.var(0).mean() < 2
+        assert prior.resample(steps[0], [2], PerImage(0, range(n))).isfinite().all()
+
+
+def test_so_may_several_components():
+    w = torch.randn(440, 500, generator=torch.Generator().manual_seed(0)).double()
+    w[:, 0] = w[:, 0] / 10 + torch.arange(440) % 2 * 20 - 10
+    found = components(w, w[:40], 8, 2, 30)
+    assert len(found.weights) == 2 and torch.linalg.cholesky_ex(found.covariances).info.eq(0).all()
+    widths = found.covariances.diagonal(dim1=1, dim2=2)
+    assert (widths[:, 0] < 0.1).all() and widths[:, 1:].mean().item() == pytest.approx(1, abs=0.1)
+
+
 # --- the mixture -------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from vcd.randomness import PerImage
 
 RANKS = (8, 16, 32)  # dimensions of the mixture that are tried
 ROWS = 200  # latents for each component, at least
+WHOLE = 30  # latents that N(0, I) counts as in the average covariance: it is definite also of fewer latents than units
 
 
 @final
@@ -73,7 +74,8 @@ class Mixture(Fitted):
         drawn = torch.isin(self.units // self.latent + 1, torch.tensor(list(levels), device=z.device))
         if not drawn.any() or drawn.all():
             return new  # nothing fitted is drawn, or nothing fitted is kept
-        cov, units = (self.factors @ self.factors.mT).double(), z.transpose(0, 1).flatten(1)[:, self.units]
+        factors, units = self.factors.double(), z.transpose(0, 1).flatten(1)[:, self.units]
+        cov = factors @ factors.mT
         kept = units[:, None, ~drawn].double() - self.means[:, ~drawn]  # (n, K, kept)
         root = torch.linalg.cholesky(cov[:, ~drawn][:, :, ~drawn])
         white = torch.linalg.solve_triangular(root, kept.permute(1, 2, 0), upper=False)  # (K, kept, n)
@@ -104,16 +106,19 @@ class Components:
 def components(
     fitted: Float[Tensor, "n D"], held_out: Float[Tensor, "m D"], most: int, count: int, shrinkage: int
 ) -> Components:
-    """At most `count` of them, found in at most `most` leading coordinates."""
+    """At most `count` of them, found in at most `most` leading coordinates; of one alone, N(0, I)."""
     found, gain = choose(fitted, held_out, most, count)
-    rank = found.means_.shape[1]
+    K, rank = found.means_.shape
+    one = torch.eye(fitted.shape[1], dtype=torch.float64)
+    if K == 1:
+        return Components(torch.ones(1), torch.zeros_like(one[:1]), one[None], "one Gaussian")
     share = torch.from_numpy(found.predict_proba(fitted[:, :rank].numpy()))
     own = share.sum(0).clamp(min=1e-6)
     means = share.T @ fitted / own[:, None]
     spread = torch.stack([(p * (w := fitted - mean).T) @ w for p, mean in zip(share.T, means, strict=True)])
-    average = spread.sum(0) / len(fitted)
+    average = (spread.sum(0) + WHOLE * one) / (len(fitted) + WHOLE)
     covariances = (spread + shrinkage * average) / (own + shrinkage)[:, None, None]
-    said = (f"a mixture of {len(own)}, found in {rank} of {fitted.shape[1]} directions, where it is {gain:.2f} nats per image "
+    said = (f"a mixture of {K}, found in {rank} of {fitted.shape[1]} directions, where it is {gain:.2f} nats per image "
             "better than one Gaussian on held-out images")  # fmt: skip
     return Components(own / len(fitted), means, covariances, said)
 
