@@ -322,7 +322,7 @@ def test_every_family_is_in_a_metrics_json_that_fits_the_schema(run, first, trai
         3,
         3,
     )
-    assert subject["delta"] > 0 and subject["training_seed"] == subject["seed"] == 0
+    assert subject["delta"] > 0 and subject["temperature"] == 1 and subject["training_seed"] == subject["seed"] == 0
     protocol = document["metrics"]["fcd_60"]["protocol"]
     assert (protocol["n"], protocol["reference_n"], protocol["floor_n"], protocol["split"]) == (60, 1500, 60, "train")
     assert protocol["extractor"] == "classifier" and protocol["test_accuracy"] > 0.95

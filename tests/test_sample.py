@@ -106,7 +106,7 @@ def test_a_checkpoint_is_enough(trained, ckpt, command, tmp_path):
     facts = json.loads((out / "sample.json").read_text())
     assert facts["finished"]
     assert facts["sha256"] == hashlib.sha256(ckpt.read_bytes()).hexdigest()
-    assert (facts["n"], facts["seed"], facts["prior"]) == (10, 0, "Mixture")
+    assert (facts["n"], facts["seed"], facts["prior"], facts["temperature"]) == (10, 0, "Mixture", 1)
     assert {path.name for path in tmp_path.iterdir()} == {"home", "drawn"}
     assert not [path for path in home.rglob("*") if path.is_file() and "matplotlib" not in path.parts]  # its fonts
 

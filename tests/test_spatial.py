@@ -257,6 +257,7 @@ def test_a_place_that_is_none_is_refused(model, compose):
     for steered, place, sentence in (
         (dense, [0, 0, 1, 0.5], "train with injection=spatial"),
         (model, [0.5, 0, 0.5, 1], "are fractions of the image"),
+        (model, [0.5, 0, 1], "are fractions of the image"),
         (model, [0, 0, 0.01, 0.01], "holds no cell: there are 4 across"),
     ):
         with pytest.raises(UserError, match=sentence):

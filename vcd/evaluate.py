@@ -187,7 +187,7 @@ def _subject(
         "data": run.dataset.name, "degradation": type(model.degradation).__name__, "T": model.degradation.T,
         "sampler": type(model.sampler).__name__, "prior": type(model.prior).__name__ if hasattr(model, "prior") else None,
         "prior_fitted_to": "averaged weights" if by_others else None,
-        "delta": model.sampler.delta, "raw": cfg.raw, "training_seed": run.seed, "seed": cfg.seed, "n": cfg.n,
+        "delta": model.sampler.delta, "temperature": getattr(model, "temperature", None), "raw": cfg.raw, "training_seed": run.seed, "seed": cfg.seed, "n": cfg.n,
         "not_finite": int((~finite).sum()), "parameters": sum(p.numel() for p in model.parameters()), "steps": step,
         "images_seen": step * run.batch_size, "sampling_seconds": round(seconds, 3),
         "images_per_second": round(cfg.n / max(seconds, 1e-9), 3),

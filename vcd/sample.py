@@ -74,7 +74,7 @@ def write(model: "Diffusion", cfg: DictConfig, out: Path, *, sha256: str) -> dic
     label: Any = OmegaConf.to_container(cfg.label) if OmegaConf.is_config(cfg.label) else cfg.label
     facts = {"ckpt": str(cfg.ckpt), "sha256": sha256, "n": cfg.n, "seed": cfg.seed, "label": label, "raw": cfg.raw,
              "prior": type(getattr(model, "prior", None)).__name__, "sampler": type(model.sampler).__name__,
-             "delta": model.sampler.delta}  # fmt: skip
+             "delta": model.sampler.delta, "temperature": getattr(model, "temperature", None)}  # fmt: skip
     _say(out, facts, finished=False)
     shutil.rmtree(out / "png", ignore_errors=True)  # more images than this time, perhaps
     written = {}

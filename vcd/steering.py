@@ -4,6 +4,7 @@ A generation is decided by x_T, one latent per step and, where the model was tra
 state: its `Path`. Decoding the same path gives the same image; changing z_t changes what step t contributes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -127,7 +128,7 @@ def at_place(model: Variational, place: Sequence[int | float]) -> Bool[Tensor, "
 
     UserError where latents have no place, or where it holds none of them at any level.
     """
-    top, left, bottom, right = place
+    top, left, bottom, right = place if len(place) == 4 else (math.nan,) * 4
     if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
         raise UserError(
             f"place={list(place)}: top, left, bottom and right are fractions of the image, such as [0,0,0.5,1]"

@@ -45,7 +45,8 @@ class Checkpoint(L.Callback):
     nothing is left unmeasured. (After the last step Lightning has nothing to go on with: `vcd.training` repeats that
     validation.)
 
-    config: that of the run, which checkpoints hold. keep: every so many steps a copy stays, step-0000500.ckpt, for curves of what is measured afterwards; None: none.
+    config: that of the run, which checkpoints hold. keep: every so many steps a copy stays, step-0000500.ckpt, for curves
+    of what is measured afterwards; None: none.
     """
 
     def __init__(self, *, run: "RunFolder", config: dict[str, Any], every: int, keep: int | None = None):

@@ -6,6 +6,7 @@ from abc import ABC
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -134,9 +135,11 @@ class Variational(Diffusion, ABC):
         """Fit the prior to the latents of training images, along the model's own path."""
 
         def encoded() -> Iterator[Encoded]:
-            first, numbers = 0, dict[bytes, int]()  # an image that comes again is known by its pixels
+            first, numbers = 0, dict[bytes, int]()  # an image that comes again is known by the hash of its pixels
             for x in x0:
-                image = [numbers.setdefault(pixels.tobytes(), len(numbers)) for pixels in x.cpu().numpy()]
+                image = [
+                    numbers.setdefault(sha256(pixels.tobytes()).digest(), len(numbers)) for pixels in x.cpu().numpy()
+                ]
                 randomness = PerImage(FIT, range(first, first + len(x)), self.device)
                 yield replace(self.encode_path(x.to(self.device), randomness), image=torch.tensor(image))
                 first += len(x)

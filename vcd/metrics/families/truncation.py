@@ -2,28 +2,28 @@
 
 import logging
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from vcd import steering
+from vcd.errors import NotFinite
+from vcd.metrics import samples
 from vcd.metrics.evaluation import Evaluation
 from vcd.metrics.families.distribution import LEAST_IMAGES as LEAST_IMAGES
 from vcd.metrics.families.distribution import few, frechet, manifolds
 from vcd.metrics.results import Number, Result
 from vcd.models.variational import Variational
-from vcd.randomness import PerImage
 
 log = logging.getLogger("vcd")
 NEEDS_A_MODEL = NEEDS_FEATURES = True
+BATCH = 256
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 
 
 def measure(e: Evaluation) -> Result:
     """Fréchet distances, precision and recall of n samples at every temperature of the latents, image i from the same random
     numbers at each (Brock et al. 2019, arXiv:1809.11096, for GANs); the best is the nearest to the split that is not the
-    reference. Nothing for a model without latents."""
+    reference, so that its distance from the reference is no choice of itself. Nothing for a model without latents."""
     model = e.model
     if not isinstance(model, Variational):
         log.warning("metrics=[truncation]: a %s has no latents to truncate", type(model).__name__)
@@ -49,9 +49,14 @@ def measure(e: Evaluation) -> Result:
     return Result(numbers, {"truncation": rows})
 
 
-@torch.no_grad()
 def _drawn(model: Variational, e: Evaluation, temperature: float) -> UInt8[Tensor, "n c h w"]:
     """The images of the evaluation's samples, at another temperature. NotFinite where one is."""
-    with model.evaluating():
-        path = steering.draw(model, PerImage(e.seed, range(e.n), model.device), temperature)
-        return model.space.decode(steering.decode(model, path, keep=2).x0).cpu()
+    usual, model.temperature = model.temperature, temperature
+    try:
+        with model.evaluating():
+            images, finite = samples.draw(model, e.seed, range(e.n), BATCH, show=False)
+    finally:
+        model.temperature = usual
+    if not finite.all():
+        raise NotFinite(f"truncation: {(~finite).sum()} of {e.n} samples are not finite at temperature {temperature:g}")
+    return images
