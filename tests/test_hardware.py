@@ -52,7 +52,8 @@ def test_the_estimate_is_the_same_for_every_batch(model):
     assert 24 * found.an_image == pytest.approx(memory.BACKWARD * kept, rel=0.05)
 
 
-def test_an_estimate_changes_nothing(model):
+def test_an_estimate_changes_nothing(compose):
+    model = training.build(compose(*TINY, "model=vwd", "model.calibrated=true"))
     batch = batch_of(model.eval(), 2)
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     memory.estimate(model, batch)

@@ -64,10 +64,12 @@ def _kept(model: Diffusion, batch: Degraded, n: int) -> int:
             kept[at] = tensor
         return tensor
 
-    training = model.training
+    training, before = model.training, [(buffer, buffer.clone()) for buffer in model.buffers()]
     with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model.train().losses(model.told(part))
     model.train(training)
+    for buffer, value in before:  # running means, such as those of a calibrated beta
+        buffer.copy_(value)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
