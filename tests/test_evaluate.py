@@ -310,9 +310,9 @@ def test_prefetching_leaves_all_that_the_extractor_needs(prefetched, first, root
 @pytest.mark.long
 def test_every_family_is_in_a_metrics_json_that_fits_the_schema(run, first, trained):
     document = fitting(run / "metrics.json")
-    ways = {f"{name}_{way}" for name in ("psnr", "ssim", "mse") for way in ("prior", "posterior")}
+    ways = {f"{name}_{way}" for name in ("psnr", "ssim", "rmse", "fcd_12") for way in KINDS["vcd"][1]}
     bounds = {"rate_bits", "distortion_mse", "path_bound_bits_per_dim", "bits_per_dim"}
-    assert values(document).keys() - {"lpips_prior", "lpips_posterior"} == OF_SAMPLES | ways | bounds
+    assert values(document).keys() - {f"lpips_{way}" for way in KINDS["vcd"][1]} == OF_SAMPLES | ways | bounds
     subject = document["subject"]
     assert subject["sha256"] == checkpoints.fingerprint(trained.last)
     assert (subject["model"], subject["prior"], subject["n"], subject["not_finite"]) == ("VCD", "Mixture", 60, 0)

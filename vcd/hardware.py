@@ -30,7 +30,7 @@ def trainer(
 ) -> L.Trainer:
     """Lightning's Trainer with its own options, but val_check_interval is in steps, where Lightning counts batches.
 
-    estimate_memory: it says beforehand what a step takes. compile: the network and the encoder are compiled by
+    estimate_memory: a line says beforehand what memory a step takes. compile: the network and the encoder are compiled by
     torch.compile; a string names its backend. UserError where Lightning refuses an option, or SLURM has started other
     processes than devices and num_nodes say.
     """

@@ -31,7 +31,7 @@ LEFT = ("train.log", f"{files.PREFIX}*")  # what a start that was refused or kil
 class RunFolder:
     """config.yaml, status.json, last.ckpt, metrics.csv and pictures of one run.
 
-    run_dir: its folder, or that beside it where an earlier version of vcd began the run. identity: that of its config.
+    run_dir: its folder, unless an earlier version of vcd began the run in one beside it. identity: that of its config.
     """
 
     def __init__(self, *, run_dir: str, identity: str):

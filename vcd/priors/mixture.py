@@ -24,12 +24,11 @@ class Mixture(Fitted):
     """A Gaussian mixture: its components are found in the few directions that tell the images apart, and have a mean and a
     covariance in all of them.
 
-    There are as many of at most `components` as are still better than one Gaussian on the latents of held-out images, which
-    also decide in how many directions they are found. The covariance of a component counts `shrinkage` latents beside its
-    own, spread as those of all components are on average.
-    Neither number is the one that held-out latents like best: they ask for fewer components and more shrinkage, and what
-    is drawn is then farther from the data (RESULTS.md). A component that is too wide mixes kinds of images, which costs
-    little likelihood.
+    The number of components is `components`, halved until they are better than one Gaussian on the latents of held-out
+    images, which also decide in how many directions they are found. The covariance of a component is averaged with that of
+    all components, which counts as `shrinkage` latents.
+    Held-out latents would prefer fewer components and more shrinkage, but what is drawn is then farther from the data
+    (RESULTS.md): a component that is too wide mixes kinds of images, and loses little likelihood.
     """
 
     weights: Tensor
