@@ -22,7 +22,7 @@ TRAINED = (
 # What may differ between two starts of one run: where things are and how they are watched, not what is computed.
 INCIDENTAL = (
     "hydra", "launcher", "sweep", "runs", "run_dir", "data.root", "data.val_images", "data.val_batch_size",
-    "dataset.source.root", "space.size", "space.channels", "space.ckpt", "model.temperature", "threads", "checkpoint_every", "keep_every", "logger", "callbacks",
+    "dataset.source.root", "space.size", "space.channels", "space.ckpt", "threads", "checkpoint_every", "keep_every", "logger", "callbacks",
     *(f"trainer.{key}" for key in (
         "devices", "num_nodes", "strategy", "accelerator", "enable_progress_bar", "estimate_memory", "compile",
         "log_every_n_steps", "val_check_interval",

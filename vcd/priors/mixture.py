@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from vcd.errors import UserError
 from vcd.priors.fitted import Directions, Fitted
@@ -129,7 +130,9 @@ def choose(
     than N(0, I) on held-out latents, and by how many nats a row."""
     count, one = max(1, min(components, len(fitted) // ROWS)), _gaussian(held_out)
     while True:
-        tried = [_mixture(fitted[:, :rank], count) for rank in sorted({min(rank, most) for rank in RANKS})]
+        ranks = sorted({min(rank, most) for rank in RANKS})
+        bar = tqdm(ranks, desc=f"fitting mixtures of {count}", unit=" ranks", disable=None, leave=False)
+        tried = [_mixture(fitted[:, :rank], count) for rank in bar]
         scores = [
             found.score(held_out[:, : (r := found.means_.shape[1])].numpy()) + _gaussian(held_out[:, r:])
             for found in tried

@@ -171,7 +171,6 @@ class Model(TypedDict, total=False):
     annealing: values.CountOrZero
     calibrated: values.Flag
     free_bits: values.NotNegative
-    temperature: values.NotNegative
     unlabelled: values.Share
     steps: values.Count | None
 
