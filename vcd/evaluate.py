@@ -45,7 +45,10 @@ def main(cfg: DictConfig) -> None:
     if cfg.n < least:
         raise UserError(f"n={cfg.n}: it must be at least {least}")
     parts = _parts(cfg)
-    out = Path(str(cfg.out)) if cfg.out else place(Path(cfg.ckpt) if cfg.ckpt else None)
+    usual = place(Path(cfg.ckpt) if cfg.ckpt else None)
+    if cfg.temperature is not None:
+        usual = usual.with_stem(f"{usual.stem}-temperature{cfg.temperature:g}")
+    out = Path(str(cfg.out)) if cfg.out else usual
     if not cfg.prefetch:
         check_writable(out, "out")
     checkpoint = None if cfg.ckpt is None else checkpoints.Checkpoint(cfg.ckpt, listed(cfg.trust))
@@ -103,7 +106,7 @@ def main(cfg: DictConfig) -> None:
         result.pictures.append(drawn)
     for name, path in [*(("picture", p) for p in result.pictures), ("metrics", out)]:
         log.info("%-10s %s", name, path)
-    if cfg.ckpt and Path(cfg.ckpt).stem == "last":  # the summary is of the run's end
+    if cfg.ckpt and Path(cfg.ckpt).stem == "last" and cfg.temperature is None:  # the summary is of the run's end
         from vcd.tracking import evaluated
 
         evaluated(Path(cfg.ckpt).parent, json.loads(out.read_text()))
