@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> None:
     least = max((f.least_images for f in families), default=2)
     if cfg.n < least:
         raise UserError(f"n={cfg.n}: it must be at least {least}")
-    parts = _parts(cfg)
+    parts = replaced(cfg)
     usual = place(Path(cfg.ckpt) if cfg.ckpt else None)
     if cfg.temperature is not None:
         usual = usual.with_stem(f"{usual.stem}-temperature{cfg.temperature:g}")
@@ -126,8 +126,8 @@ def _warn_of_few(n: int, held_out: int) -> None:
         log.warning("there are only %d images for the floor: it is measured with these, at a smaller n", held_out)
 
 
-def _parts(cfg: DictConfig) -> dict[str, Any]:
-    """What replaces parts of the model, as plain values."""
+def replaced(cfg: DictConfig) -> dict[str, Any]:
+    """What replaces parts of the model, as plain values: prior, sampler, guidance and temperature of this command."""
     parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
     numbers = {"guess.weight": cfg.guidance, "temperature": cfg.temperature}
     given = {name: value for name, value in numbers.items() if value is not None}

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vcd.cli import entry, listed
 from vcd.errors import UserError
+from vcd.evaluate import replaced
 from vcd.files import check_writable, explained
 
 if TYPE_CHECKING:
@@ -27,11 +28,7 @@ def main(cfg: DictConfig) -> None:
 
     if cfg.ckpt is None:
         raise UserError("say which checkpoint to sample from: ckpt=runs/.../last.ckpt")
-    parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
-    if cfg.guidance is not None:
-        parts["guess.weight"] = cfg.guidance
-    if cfg.temperature is not None:
-        parts["temperature"] = cfg.temperature
+    parts = replaced(cfg)
     checkpoint = checkpoints.Checkpoint(str(cfg.ckpt), listed(cfg.trust))
     model, _ = checkpoint.model(checkpoints.device_of(cfg.device), raw=cfg.raw, parts=parts)
     if cfg.delta is not None:
