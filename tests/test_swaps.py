@@ -16,6 +16,7 @@ NOISE = ANY_NOISE | {"euler", "heun", "dpm", "reverse_sde", "pc", "langevin"}
 SERVED = {  # overrides of the training -> samplers that serve
     ("model=vcd",): {"sequential", "exact"},
     ("model=vwd", "prediction=vxt"): {"sequential", "exact"} | COLD,
+    ("model=vwd", "experiment=hot"): NOISE,
     ("model=rissanen", "start.images=4"): {"sequential", "exact"},
     ("model=bansal",): COLD,
     ("model=bansal", "degradation=snow", "dataset.channels=3", "sampler=one_shot"): {"one_shot"},
