@@ -66,6 +66,12 @@ def test_steps_are_for_this_call_and_are_checked(model):
     assert not torch.equal(calm, model.sample(2)) and model.model.sampler is before  # the run's has noise
 
 
+def test_temperature_is_for_this_call(model):
+    cool = model.sample(4, temperature=0.5)
+    assert torch.equal(cool, model.decode(model.draw(4, temperature=0.5)))
+    assert model.model.temperature == 1 and not torch.equal(cool, model.sample(4))
+
+
 def test_sequences_end_in_the_samples(model):
     levels, states = model.sequences(3, seed=1)
     assert levels == [3, 2, 1, 0] and states.shape == (3, 4, 1, 8, 8)

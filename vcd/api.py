@@ -8,7 +8,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path as Folder
 from typing import final
@@ -98,15 +98,17 @@ class Trained:
 
     def sample(
         self, n: int | Sequence[int] = 16, *, seed: int = 0, label: Label = None, steps: int | None = None,
-        sampler: Sampler | None = None, batch: int = BATCH,
+        sampler: Sampler | None = None, temperature: float | None = None, batch: int = BATCH,
     ) -> Images:  # fmt: skip
         """Images: the first n of this seed, or those at the indices n. Those of `vcd sample` for the same seed.
 
-        label: a class, or several in turn, of a model that was trained with `network.unet.classes`; None: any. steps: how many levels are visited; None: as the run has it. sampler: another one than the run's. batch: images
-        at a time. UserError where the model knows no such label or cannot be asked in so many steps; NotFinite where an image is not finite.
+        label: a class, or several in turn, of a model that was trained with `network.unet.classes`; None: any. steps: how
+        many levels are visited; None: as the run has it. sampler: another one than the run's. temperature: spread of the
+        latents, below 1 the more typical; None: the run's. batch: images at a time. UserError where the model knows no such
+        label, has no latents or cannot be asked in so many steps; NotFinite where an image is not finite.
         """
         images, done = [], 0
-        with self._sampling(steps, sampler) as model:
+        with self._sampling(steps, sampler, temperature) as model:
             for some in _batches(n, batch):
                 told = labels.condition(model, label, range(done, done + len(some)))
                 x0 = model.sample(PerImage(seed, some, model.device), condition=told, keep=2).x0
@@ -261,8 +263,10 @@ class Trained:
         return level
 
     @contextmanager
-    def _sampling(self, steps: int | None, sampler: Sampler | None) -> Iterator[Diffusion]:
-        """The model, meanwhile with this sampler in so many steps."""
+    def _sampling(
+        self, steps: int | None, sampler: Sampler | None, temperature: float | None = None
+    ) -> Iterator[Diffusion]:
+        """The model, meanwhile with this sampler in so many steps, and with latents of this temperature."""
         model, before = self.model, self.model.sampler
         chosen = copy.copy(before if sampler is None else sampler)
         if steps is not None:
@@ -270,11 +274,14 @@ class Trained:
                 raise UserError(f"steps={steps} must be at least 1")
             chosen.steps = steps
         chosen.check(model.degradation, model.prediction)
-        model.sampler = chosen
-        try:
+        with ExitStack() as back:
+            if temperature is not None:
+                latent = steering.variational(model)
+                back.callback(setattr, latent, "temperature", latent.temperature)
+                latent.temperature = temperature
+            back.callback(setattr, model, "sampler", before)
+            model.sampler = chosen
             yield model
-        finally:
-            model.sampler = before
 
 
 def _indices(n: int | Sequence[int]) -> Sequence[int]:
