@@ -460,6 +460,23 @@ def test_raw_weights_say_whose_prior_they_have(measure, run, prefetched, tmp_pat
         assert ("fitted to latents of the averaged weights" in process.stdout) == (fitted is not None)
 
 
+def test_what_replaces_parts_of_the_model_is_in_the_name_of_the_file():
+    """So that the numbers of the run as it was trained stay: metrics.json."""
+    assert evaluate.named({}) == ""
+    ddim, flow = {"_target_": "vcd.samplers.DDIM", "steps": 8}, {"_target_": "vcd.priors.Flow", "steps": 4000}
+    assert evaluate.named({"prior": flow, "sampler": ddim, "temperature": 0.8}) == "-flow-ddim8-temperature0.8"
+    assert evaluate.named({"sampler": ddim | {"steps": None}, "guess.weight": 2.0}) == "-ddim-guided2"
+
+
+@pytest.mark.long
+def test_metrics_of_another_prior_stand_beside_those_of_the_run(measure, run, prefetched):
+    before = (run / "metrics.json").read_bytes() if (run / "metrics.json").exists() else None
+    process = measure(f"ckpt={run / 'last.ckpt'}", "metrics=[spectrum]", "prior=independent", *QUICK)
+    assert process.returncode == 0, process.stderr
+    assert fitting(run / "metrics-independent.json")["subject"]["prior"] == "Independent"
+    assert (run / "metrics.json").read_bytes() == before if before else not (run / "metrics.json").exists()
+
+
 @pytest.mark.long
 def test_samples_that_are_not_finite_are_left_out_and_said(measure, run, prefetched, tmp_path):
     ckpt = poisoned(run / "last.ckpt", tmp_path / "some" / "last.ckpt", [0.0, math.nan])

@@ -46,9 +46,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"n={cfg.n}: it must be at least {least}")
     parts = replaced(cfg)
     usual = place(Path(cfg.ckpt) if cfg.ckpt else None)
-    if cfg.temperature is not None:
-        usual = usual.with_stem(f"{usual.stem}-temperature{cfg.temperature:g}")
-    out = Path(str(cfg.out)) if cfg.out else usual
+    out = Path(str(cfg.out)) if cfg.out else usual.with_stem(usual.stem + named(parts))
     if not cfg.prefetch:
         check_writable(out, "out")
     checkpoint = None if cfg.ckpt is None else checkpoints.Checkpoint(cfg.ckpt, listed(cfg.trust))
@@ -106,7 +104,7 @@ def main(cfg: DictConfig) -> None:
         result.pictures.append(drawn)
     for name, path in [*(("picture", p) for p in result.pictures), ("metrics", out)]:
         log.info("%-10s %s", name, path)
-    if cfg.ckpt and Path(cfg.ckpt).stem == "last" and cfg.temperature is None:  # the summary is of the run's end
+    if cfg.ckpt and Path(cfg.ckpt).stem == "last" and not parts:  # the summary is of the whole run, as it was trained
         from vcd.tracking import evaluated
 
         evaluated(Path(cfg.ckpt).parent, json.loads(out.read_text()))
@@ -132,6 +130,18 @@ def replaced(cfg: DictConfig) -> dict[str, Any]:
     numbers = {"guess.weight": cfg.guidance, "temperature": cfg.temperature}
     given = {name: value for name, value in numbers.items() if value is not None}
     return OmegaConf.to_container(OmegaConf.create({**parts, **given}))  # type: ignore[return-value]
+
+
+def named(parts: dict[str, Any]) -> str:
+    """What replaces parts of the model, for names of files: `-ddim8-temperature0.8`; empty where nothing does."""
+    found = []
+    for name, value in parts.items():
+        if isinstance(value, dict):
+            steps = value.get("steps") if name == "sampler" else None
+            found.append(f"{value['_target_'].rpartition('.')[2].lower()}{steps or ''}")
+        else:
+            found.append(f"{'guided' if name == 'guess.weight' else name}{value:g}")
+    return "".join(f"-{name}" for name in found)
 
 
 def reference(cfg: DictConfig, run: DictConfig | None) -> "ImageData":

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vcd.cli import entry, listed
 from vcd.errors import UserError
-from vcd.evaluate import replaced
+from vcd.evaluate import named, replaced
 from vcd.files import check_writable, explained
 
 if TYPE_CHECKING:
@@ -35,12 +35,8 @@ def main(cfg: DictConfig) -> None:
         model.sampler.delta = cfg.delta
     if cfg.compile:
         compiled.compile_in_place(model, compiled.backend_of(cfg.compile, "compile"), "compile")
-    chosen = "".join(
-        f"-{type(getattr(model, part)).__name__.lower()}" for part in parts if part in ("prior", "sampler")
-    )
-    chosen += "" if cfg.guidance is None else f"-guided{cfg.guidance:g}"
-    chosen += "" if cfg.temperature is None else f"-temperature{cfg.temperature:g}"
-    out = Path(str(cfg.out)) if cfg.out else Path(str(cfg.ckpt)).parent / f"samples-seed{cfg.seed}-n{cfg.n}{chosen}"
+    usual = Path(str(cfg.ckpt)).parent / f"samples-seed{cfg.seed}-n{cfg.n}{named(parts)}"
+    out = Path(str(cfg.out)) if cfg.out else usual
     check_writable(out, "out", folder=True)
     if out.exists() and any(out.iterdir()) and not (out / "sample.json").exists():
         raise UserError(f"out={out} holds files that are not samples; choose another folder")

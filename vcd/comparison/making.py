@@ -52,7 +52,7 @@ def evaluate(folders: list[Path], overrides: list[str], processes: int) -> None:
         raise UserError(f"{', '.join(missing)}: there is no last.ckpt to evaluate")
 
     def one(ckpt: Path) -> str | None:
-        line = [sys.executable, "-m", "vcd.evaluate", f"ckpt={ckpt}", *overrides]
+        line = [sys.executable, "-m", "vcd.evaluate", f"ckpt={ckpt}", f"out={place(ckpt)}", *overrides]
         process = subprocess.run(line, capture_output=True, text=True, env=threads.shared(processes))
         bar.update()
         if process.returncode:
