@@ -1,4 +1,4 @@
-"""How sure scikit-learn's logistic regression is of a model's digits, and of the held-out real ones.
+"""How sure scikit-learn's logistic regression is of a model's digits, of real ones, and of these as the model has them.
 
 python benchmarks/confidence.py runs/.../last.ckpt ...
 """
@@ -22,14 +22,19 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--temperature", type=float, help="of the latents; that of the run if left out")
     given = parser.parse_args()
     train, held_out = Digits().load("train"), Digits().load("val")
     classifier = LogisticRegression(max_iter=2000).fit(values(train.images), train.labels)
     rows = []
-    for name, images in [
-        ("real, held out", held_out.images),
-        *((path, vcd.load(path).sample(given.n)) for path in given.checkpoints),
-    ]:
+    found = [("real, held out", held_out.images)]
+    for path in given.checkpoints:
+        model = vcd.load(path)
+        found += [
+            (path, model.sample(given.n, temperature=given.temperature)),
+            ("its reconstructions of the held-out ones", model.decode(model.encode(held_out.images, temperature=1.0))),
+        ]
+    for name, images in found:
         sure = classifier.predict_proba(values(images)).max(1)
         rows.append(
             {"images": name, "n": len(images), "mean probability": sure.mean(), "above 0.9": (sure > 0.9).mean()}
