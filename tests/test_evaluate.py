@@ -3,7 +3,6 @@
 import csv
 import functools
 import json
-import math
 import os
 import re
 import shutil
@@ -41,6 +40,7 @@ pytestmark = pytest.mark.usefixtures("seed")
 SCHEMA = Path(samples.__file__).with_name("metrics.schema.json")
 FAMILIES = ["distribution", "spectrum", "memorisation", "restoration", "bound"]
 QUICK = ["n=60", "extractor.steps=200", "extractor.batch_size=64", "restored=12", "device=cpu"]
+HUGE = 3e38  # finite, and what the network makes of it is not
 DISTRIBUTION = {f"{name}_60" for name in ("fcd", "kcd", "cs", "precision", "recall", "density", "coverage")}
 DISTRIBUTION |= {"fcd_60_heldout", "kcd_60_heldout"}
 SPECTRUM = {"log_spectral_distance_60", "log_spectral_distance_60_heldout"}
@@ -469,9 +469,9 @@ def test_what_replaces_parts_of_the_model_is_in_the_name_of_the_file():
 
 
 @pytest.mark.long
-def test_metrics_of_another_prior_stand_beside_those_of_the_run(measure, run, prefetched):
+def test_metrics_of_another_prior_stand_beside_those_of_the_run(measure, run, prefetched, tmp_path):
     before = (run / "metrics.json").read_bytes() if (run / "metrics.json").exists() else None
-    process = measure(f"ckpt={run / 'last.ckpt'}", "metrics=[spectrum]", "prior=independent", *QUICK)
+    process = measure(f"ckpt={run / 'last.ckpt'}", "metrics=[spectrum]", "prior=independent", *QUICK, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert fitting(run / "metrics-independent.json")["subject"]["prior"] == "Independent"
     assert (run / "metrics.json").read_bytes() == before if before else not (run / "metrics.json").exists()
@@ -479,7 +479,7 @@ def test_metrics_of_another_prior_stand_beside_those_of_the_run(measure, run, pr
 
 @pytest.mark.long
 def test_samples_that_are_not_finite_are_left_out_and_said(measure, run, prefetched, tmp_path):
-    ckpt = poisoned(run / "last.ckpt", tmp_path / "some" / "last.ckpt", [0.0, math.nan])
+    ckpt = poisoned(run / "last.ckpt", tmp_path / "some" / "last.ckpt", [0.0, HUGE])
     process = measure(f"ckpt={ckpt}", "metrics=[spectrum,memorisation]", *QUICK, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     (said,) = re.findall(r"(\d+) of 60 samples are not finite", process.stdout)
@@ -489,7 +489,7 @@ def test_samples_that_are_not_finite_are_left_out_and_said(measure, run, prefetc
     assert {re.search(r"_(\d+)", name)[1] for name in document["metrics"]} == {str(left)}
     assert document["metrics"][f"copies_{left}"]["protocol"]["n"] == left
 
-    ckpt = poisoned(run / "last.ckpt", tmp_path / "all" / "last.ckpt", [math.nan, math.nan])
+    ckpt = poisoned(run / "last.ckpt", tmp_path / "all" / "last.ckpt", [HUGE, HUGE])
     sentence = one_sentence(measure(f"ckpt={ckpt}", "metrics=[spectrum]", *QUICK, cwd=tmp_path))
     assert f"ckpt={ckpt}" in sentence and "finite" in sentence
     assert not ckpt.with_name("metrics.json").exists()

@@ -93,7 +93,7 @@ def main(cfg: DictConfig) -> None:
                 f"{one.name}: {', '.join(odd)} is not finite: the model diverges; try an earlier checkpoint"
             )
         result.add(found)
-    if not result.numbers:
+    if families and not result.numbers:
         raise UserError(f"metrics=[{','.join(listed(cfg.metrics))}]: there is none for this model")
     if odd := not_finite(result.numbers):
         log.warning("not finite: %s", ", ".join(odd))
