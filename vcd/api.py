@@ -8,7 +8,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path as Folder
 from typing import final
@@ -274,14 +274,13 @@ class Trained:
                 raise UserError(f"steps={steps} must be at least 1")
             chosen.steps = steps
         chosen.check(model.degradation, model.prediction)
-        with ExitStack() as back:
-            if temperature is not None:
-                latent = steering.variational(model)
-                back.callback(setattr, latent, "temperature", latent.temperature)
-                latent.temperature = temperature
-            back.callback(setattr, model, "sampler", before)
-            model.sampler = chosen
-            yield model
+        spread = nullcontext() if temperature is None else steering.variational(model).tempered(temperature)
+        model.sampler = chosen
+        try:
+            with spread:
+                yield model
+        finally:
+            model.sampler = before
 
 
 def _indices(n: int | Sequence[int]) -> Sequence[int]:

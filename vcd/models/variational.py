@@ -4,6 +4,7 @@ import logging
 import math
 from abc import ABC
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -95,6 +96,15 @@ class Variational(Diffusion, ABC):
     ) -> Float[Tensor, " b"]:
         """KL(q || p) in nats, to N(0, I); or to what is learned in its place, estimated at a sample z of q."""
         return self.prior.kl(q, x_t, t) if self.conditional is None else self.conditional.kl(q, x_t, t, z)
+
+    @contextmanager
+    def tempered(self, temperature: float) -> Iterator[None]:
+        """Meanwhile with latents of this temperature."""
+        usual, self.temperature = self.temperature, temperature
+        try:
+            yield
+        finally:
+            self.temperature = usual
 
     def latents(self, randomness: PerImage) -> Latents:
         return self.prior.sample(self.degradation.T, randomness, self.temperature)

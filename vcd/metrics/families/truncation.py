@@ -51,12 +51,8 @@ def measure(e: Evaluation) -> Result:
 
 def _drawn(model: Variational, e: Evaluation, temperature: float) -> UInt8[Tensor, "n c h w"]:
     """The images of the evaluation's samples, at another temperature. NotFinite where one is."""
-    usual, model.temperature = model.temperature, temperature
-    try:
-        with model.evaluating():
-            images, finite = samples.draw(model, e.seed, range(e.n), BATCH, show=False)
-    finally:
-        model.temperature = usual
+    with model.tempered(temperature), model.evaluating():
+        images, finite = samples.draw(model, e.seed, range(e.n), BATCH, show=False)
     if not finite.all():
         raise NotFinite(f"truncation: {(~finite).sum()} of {e.n} samples are not finite at temperature {temperature:g}")
     return images
