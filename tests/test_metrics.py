@@ -1395,7 +1395,7 @@ def test_times_survive_in_the_state(tmp_path):
     trainer = fit(path, 4)
     (callback,) = (c for c in trainer.callbacks if isinstance(c, Timing))
     state = callback.state_dict()
-    assert state["seconds"] >= timing.read(path)[-1][1]
+    assert state["seconds"] >= timing.read(path)[-1][1] - 0.0005  # which is rounded to milliseconds
     other = Timing(path=tmp_path / "other.csv")
     other.load_state_dict(state)
     assert other.seconds == state["seconds"]
