@@ -100,7 +100,14 @@ def main() -> None:
     data = options.data.expanduser().resolve()
     tables: dict[str, list[dict[str, Any]]] = {}
     for which in options.sets:
-        common = [*sets(data)[which], "network=small", "model=vwd", *QUICK, *options.overrides]
+        common = [
+            *sets(data)[which],
+            "network=small",
+            "model=vwd",
+            "degradation=black_blur",
+            *QUICK,
+            *options.overrides,
+        ]
         rows = []
         for seed in options.seeds:
             plan = Plan(out=options.work.resolve() / which, data=data, variants={n: SHAPES[n] for n in options.shapes},

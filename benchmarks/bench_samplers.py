@@ -41,8 +41,8 @@ MODELS = {
             "degradation.continuous=true"],
     "VE": ["model=ddpm", "schedule=ve", "T=200", "prediction=eps"],
     "VDM": ["model=vdm"],
-    "VCD": ["model=vcd"],
-    "VWD": ["model=vwd"],
+    "VCD": ["model=vcd", "degradation=black_blur"],
+    "VWD": ["model=vwd", "degradation=black_blur"],
 }  # fmt: skip
 
 

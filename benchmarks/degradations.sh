@@ -62,8 +62,8 @@ hot_cold)
     done <<'LIST'
 noise 6,16,50 ddim 0 model=ddpm
 blur_noise 6,16,50 ddim 0 model=ddpm degradation=blur_noise degradation.sigma_max=20
-vwd 6 sequential 0.1 model=vwd prediction=vxt prior.images=5000
-vwd_50 6,16,50 sequential 0.1 model=vwd T=50 prediction=vxt prior.images=5000
+vwd 6 sequential 0.1 model=vwd degradation=black_blur prediction=vxt prior.images=5000
+vwd_50 6,16,50 sequential 0.1 model=vwd degradation=black_blur T=50 prediction=vxt prior.images=5000
 rissanen 6,16,50 sequential 0.025 model=rissanen T=50 prediction=vxt
 blur 6,16,50 sequential 0 model=rissanen T=50 prediction=vxt perturbation.sigma=0
 LIST

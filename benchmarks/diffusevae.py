@@ -92,8 +92,8 @@ for title, folder, steps, arguments, ways in (
     ("DDPM alone", "ddpm", options.steps, ["model=ddpm"], FEW),
     ("DiffuseVAE, form 1", "form1", second, ["model=diffusevae", *told], FEW),
     ("DiffuseVAE, form 2", "form2", second, ["model=diffusevae", "network.unet.shift=true", *told], FEW),
-    ("VWD that refines the VAE", "warm", second, ["model=vwd", "guess=vae", *told], T),
-    ("VWD alone", "vwd", options.steps, ["model=vwd"], T),
+    ("VWD that refines the VAE", "warm", second, ["model=vwd", "degradation=black_blur", "guess=vae", *told], T),
+    ("VWD alone", "vwd", options.steps, ["model=vwd", "degradation=black_blur"], T),
 ):
     ckpt = train(folder, steps, *arguments)
     table[title] = measure(ckpt, ways)

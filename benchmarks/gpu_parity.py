@@ -44,8 +44,8 @@ SAMPLERS = {  # name -> the model it serves; steps are few, for errors add up
     "langevin": ["model=ddpm", "schedule=ve", "T=5", "sampler=langevin", "sampler.repeats=5"],
     "momentum": ["model=ddpm", "degradation=blur_noise", "T=20", "sampler=momentum"],
     "one_shot": ["model=bansal", "sampler=one_shot"],
-    "sequential": ["model=vwd"],
-    "exact": ["model=vwd", "sampler=exact"],
+    "sequential": ["model=vwd", "degradation=black_blur"],
+    "exact": ["model=vwd", "degradation=black_blur", "sampler=exact"],
 }  # fmt: skip
 ALLOWED = {"degradation": 1e-5, "loss": 1e-5, "gradients": 1e-3, "sampler": 1e-3}
 RANDOM = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.rand_like, torch.randn_like, torch.normal, torch.bernoulli,

@@ -31,7 +31,7 @@ def main(ckpt: str, out: str) -> None:
     with style.styled():
         figure = Figure(figsize=(style.PAGE, 3.15))
         left, right = figure.subplots(1, 2)
-        _sheet(left, states, [f"$x_{{{t}}}$" for t in levels], "Made: from black to a digit")
+        _sheet(left, states, [f"$x_{{{t}}}$" for t in levels], "Made: from noise to a digit")
         names = ["A", f"{T}", *(f"{T}–{t}" for t in range(T - 1, 1, -1)), "B"]
         _sheet(right, exchanged, names, "Steered: A with B's latents at steps t")
         style.save(figure, Path(out), bbox_inches="tight")

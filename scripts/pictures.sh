@@ -35,7 +35,7 @@ PY
 
 case "${1:-}" in
 digits)
-    drawn digits conditional=flow "${@:2}"
+    drawn digits "${@:2}"
     ;;
 mnist)
     mnist=(dataset=mnist network=fast trainer.max_steps=1500 "${@:2}")

@@ -15,7 +15,10 @@ from vcd.cli import CONF
 from vcd.identity import register_resolvers
 from vcd.models.base import Diffusion
 
-SETTINGS = ["model=vcd", "T=6", "perturbation.p=0.1", "perturbation.true_share=0.0", "perturbation.warmup=0"]
+SETTINGS = [
+    "model=vcd", "degradation=black_blur", "T=6", "perturbation.p=0.1", "perturbation.true_share=0.0",
+    "perturbation.warmup=0",
+]  # fmt: skip
 BACKEND = "aot_eager"  # no C++ compiler has a part in what is counted
 
 

@@ -38,7 +38,10 @@ SHORT = [
     "trainer.accelerator=cpu", "trainer.precision=32-true", "ema_decay=0.9", "optimizer.lr=0.003", "scheduler=constant",
     "scheduler.warmup=2", "prior=mixture", "prior.images=300", "prior.components=2",
 ]  # fmt: skip
-ROLLOUT = ["model=vcd", "perturbation=rollout", "perturbation.warmup=4", "perturbation.p=0.2", "perturbation.sigma=0.1"]
+ROLLOUT = [
+    "model=vcd", "degradation=black_blur", "perturbation=rollout", "perturbation.warmup=4", "perturbation.p=0.2",
+    "perturbation.sigma=0.1",
+]  # fmt: skip
 
 
 def pytest_configure(config):

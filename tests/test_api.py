@@ -139,7 +139,7 @@ def test_a_model_of_ones_own_trains_with_lightning_and_is_found_again(tmp_path, 
 
 
 def test_what_constructors_take_for_granted_is_what_the_command_trains(compose):
-    cfg = compose("model=vcd", "dataset=digits", "prior=independent", "T=4")
+    cfg = compose("model=vcd", "degradation=black_blur", "dataset=digits", "prior=independent", "T=4")
     built, mine = training.build(cfg), own()
     assert {k: v.shape for k, v in mine.network.state_dict().items()} == {
         k: v.shape for k, v in built.network.state_dict().items()

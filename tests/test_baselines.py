@@ -186,7 +186,7 @@ def test_fewer_states_can_be_kept_without_changing_the_samples():
         (["prediction=x0", "sampler=sequential"], ["asks for levels", "the clean image only", "sampler=cold"]),
         (["prediction=xt", "sampler=cold"], ["the next level only", "sampler=sequential"]),
         (["prediction=vxt", "sampler.steps=7", "T=6"], ["sampler.steps=7", "T=6"]),
-        (["prediction=x0", "sampler=ddim"], ["degradation=noise", "cold"]),
+        (["degradation=black_blur", "prediction=x0", "sampler=ddim"], ["degradation=noise", "cold"]),
         (["model=ddpm", "degradation=blur"], ["model=ddpm", "degradation=noise"]),
         (["model=ddpm", "degradation=black_noise", "prediction=x0"], ["noise"]),
         (

@@ -71,7 +71,8 @@ def test_large_states_are_seen_coarsely(size):
 
 
 def test_the_bound_trains_it_and_the_encoder_by_one_loss(compose):
-    model = scramble(training.build(compose(*TINY, "model=vwd", "conditional=flow")), 0.1).train()
+    cfg = compose(*TINY, "model=vwd", "degradation=black_blur", "conditional=flow")
+    model = scramble(training.build(cfg), 0.1).train()
     x0, D = torch.rand(12, 1, 8, 8) * 2 - 1, model.degradation
     t = torch.arange(12) % D.T + 1
     batch = Degraded(x0, t, t - 1, D(x0, t, None), D(x0, t - 1, None), None, torch.zeros(12, dtype=torch.long))

@@ -29,6 +29,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 NEEDS = {
     ("dataset", "folder"): ["dataset.path=somewhere"],
     **{("prediction", name): ["degradation=noise"] for name in ("eps", "v")},
+    **{("sampler", name): ["degradation=black_blur"] for name in ("exact", "sequential")},
     ("prediction", "edm"): ["degradation=noise", "T=18"],
     ("prediction", "eps_variance"): ["model=ddpm"],
     **{("schedule", name): ["degradation=noise"] for name in ("ve", "edm")},  # they keep the image, and cannot fade

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("seed")
 N = 4
 SMALL = [*(o for o in TINY if o != "T=3"), "network.unet.mults=[1]", "network.unet.attention=[]"]
 KINDS = {
-    "vcd": ["model=vcd", "T=4", "perturbation.sigma=0.0", "sampler.delta=0.0"],
+    "vcd": ["model=vcd", "T=4", "degradation=black_blur", "perturbation.sigma=0.0", "sampler.delta=0.0"],
     "noisy": ["model=vwd", "T=4", "degradation=blur", "start=gmm", "perturbation=gaussian", "sampler.delta=0.1"],
     "jumps": ["model=plain", "T=5", "degradation=blur", "prediction=vxt", "sampler.steps=3"],
     "ancestral": ["model=vwd", "T=3", "degradation=noise", "prediction=x0", "sampler=ancestral", "prior=shared"],
@@ -564,8 +564,9 @@ def test_only_the_levels_that_are_visited_have_latents(build):
 def test_an_overfitted_model_gives_its_training_images_back(compose):
     """At least 30 dB, decoded from the encoded latents; VWD on 16 digits."""
     cfg = compose(
-        "dataset=digits", "T=3", "model=vwd", "network=tiny", "network.encoder.latent=16", "prior=independent",
-        "perturbation=gaussian", "perturbation.sigma=0.02", "sampler.delta=0.02", "model.beta=1e-4",
+        "dataset=digits", "T=3", "model=vwd", "degradation=black_blur", "network=tiny", "network.encoder.latent=16",
+        "prior=independent", "perturbation=gaussian", "perturbation.sigma=0.02", "sampler.delta=0.02",
+        "model.beta=1e-4",
     )  # fmt: skip
     model = training.build(cfg).train()
     images = to_float(Digits(size=8, channels=1).load("train").images[:16])

@@ -31,7 +31,7 @@ def built(compose, data, *overrides: str):
 
 @pytest.fixture(scope="module")
 def model(compose, data):
-    return built(compose, data, "model=vwd", "prior=independent")
+    return built(compose, data, "model=vwd", "degradation=black_blur", "prior=independent")
 
 
 @pytest.fixture(scope="module")

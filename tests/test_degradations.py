@@ -55,6 +55,7 @@ def one_thread():
 @cache
 def config(name: str, *overrides: str) -> DictConfig:
     given = [f"+degradation={name}", "+schedule=cosine", "+space=pixels", "+T=6", "+dataset=digits"]
+    given = ["+sampler=sequential", "+prediction=xt", *given]  # whose defaults a degradation may set
     return composition(*given, *overrides, config=None)
 
 

@@ -102,8 +102,10 @@ def test_the_schema_is_one_and_refuses_what_is_none():
 
 COLD = {"degraded", "algorithm_1", "algorithm_2", "direct"}
 KINDS = {
-    "vcd": (["model=vcd"], {"degraded", "own", "posterior"}, {"rate_bits", "distortion_mse", "path_bound_bits_per_dim", "bits_per_dim"}),
-    "jumps": (["model=vwd", "prediction=vxt", "sampler.steps=2"], {"own", "posterior", *COLD},
+    "vcd": (["model=vcd", "degradation=black_blur"], {"degraded", "own", "posterior"},
+            {"rate_bits", "distortion_mse", "path_bound_bits_per_dim", "bits_per_dim"}),
+    "warm": (["model=vcd"], {"degraded", "posterior", *COLD}, {"rate_bits", "distortion_mse"}),
+    "jumps": (["model=vwd", "degradation=black_blur", "prediction=vxt", "sampler.steps=2"], {"own", "posterior", *COLD},
               {"rate_bits", "distortion_mse", "path_bound_bits_per_dim", "bits_per_dim"}),
     "ddpm": (["model=ddpm", "T=1000", "sampler.steps=3"], {"own", *COLD}, {"bits_per_dim"}),
     "vdm": (["model=vdm", "sampler.steps=3"], {"own", *COLD}, {"bits_per_dim"}),

@@ -586,7 +586,7 @@ COLD = {"algorithm_1", "algorithm_2", "direct"}
         (["model=rissanen"], {"own"}),
         (["model=rissanen", "degradation=black_blur"], {"own"}),
         (["model=rissanen", "prediction=vxt", "sampler.steps=2"], {"own", *COLD}),
-        (["model=vcd"], {"own", "posterior"}),
+        (["model=vcd", "degradation=black_blur"], {"own", "posterior"}),
         (["model=plain", "prediction=x0"], {"posterior", *COLD}),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
@@ -619,7 +619,7 @@ def test_one_exact_image_does_not_make_the_mean_infinite(exact, tmp_path):
 
 
 def test_restoration_starts_from_the_degraded_image_and_belongs_to_the_image(compose):
-    model = training.build(compose(*TINY, "model=vwd")).eval()
+    model = training.build(compose(*TINY, "model=vwd", "degradation=black_blur")).eval()
     nn.init.normal_(next(p for p in reversed(list(model.network.parameters())) if p.ndim > 1), std=0.1)
     x0 = to_float(noise_images(4))
     whole = restoration.restored(model, x0, 2, PerImage(0, range(4)))
@@ -694,7 +694,7 @@ class Tenth(nn.Module):
     ("overrides", "steps"), [([], [(1, 0), (2, 1), (3, 2)]), (["prediction=vxt", "sampler.steps=2"], [(2, 0), (3, 2)])]
 )
 def test_rate_and_distortion_are_those_of_the_objective_at_the_steps_of_the_sampler(compose, overrides, steps):
-    model = training.build(compose(*TINY, "model=plain", *overrides)).eval()
+    model = training.build(compose(*TINY, "model=plain", "degradation=black_blur", *overrides)).eval()
     model.network, x0 = Tenth(), to_float(noise_images(6))
     found = model.bound(x0, PerImage(0, range(6)))
     table = {row["t"]: row for row in found.curves["steps"]}

@@ -64,7 +64,7 @@ def test_eps_reads_x0_with_the_true_noise(T, schedule):
     torch.testing.assert_close(x0, batch.x_s, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", [name for name in DEGRADATIONS if name not in ("noise", "blur_noise", "soft")])
+@pytest.mark.parametrize("name", [name for name in DEGRADATIONS if name not in ("noise", "blur_noise", "soft", "warm")])
 def test_eps_and_v_without_noise_of_their_own_are_refused(compose, name):
     D = instantiate(compose(f"degradation={name}", "dataset=digits", "dataset.channels=3", "T=6").degradation)
     for prediction in (Eps(), V()):

@@ -92,7 +92,7 @@ def test_levels_between_whole_numbers(schedule):
         (["model=ddpm", "schedule=log_snr", "schedule.gamma_0=6"], ["schedule.gamma_0=6", "schedule.gamma_1=5"]),
         (["model=ddpm", "schedule=ve", "schedule.sigma_min=0"], ["schedule.sigma_min=0"]),
         (["model=ddpm", "schedule=ve", "T=10", "sampler=heun"], ["sampler.steps=18", "T=10"]),
-        (["model=vcd", "sampler=heun", "prediction=x0"], ["sampler=heun", "Gaussian noise"]),
+        (["model=vcd", "degradation=black_blur", "sampler=heun", "prediction=x0"], ["sampler=heun", "Gaussian noise"]),
         (["model=ddpm", "degradation=blur_noise", "T=20", "sampler=dpm"], ["sampler=dpm ", "per frequency"]),
         (["model=ddpm", "degradation=blur_noise", "T=20", "prediction=edm"], ["prediction=edm", "frequency"]),
         (["model=vdm", "prediction=x0"], ["model=vdm", "prediction=eps"]),
@@ -105,7 +105,7 @@ def test_levels_between_whole_numbers(schedule):
             ["prediction=eps_variance", "whole"],
         ),
         (["model=ddpm", "prediction=eps_variance", "network.unet.outputs=1"], ["network.unet.outputs=2"]),
-        (["model=vcd", "schedule=ve"], ["schedule=geometric", "cannot fade"]),
+        (["model=vcd", "degradation=black_blur", "schedule=ve"], ["schedule=geometric", "cannot fade"]),
     ],
     ids=lambda x: " ".join(x) if "=" in x[0] else "",
 )

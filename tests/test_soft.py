@@ -13,7 +13,8 @@ from vcd.errors import UserError
 from vcd.exact_steps import Momentum
 from vcd.noise_schedules import Geometric
 from vcd.predictions import Eps, V
-from vcd.starts import TrainSet, natural
+from vcd.randomness import PerImage
+from vcd.starts import GMM, TrainSet, natural
 from vcd.weights import Flat, Likelihood, Simple
 
 SIZE, T = 8, 6
@@ -115,6 +116,21 @@ def test_what_is_erased_cannot_be_divided_by():
 def test_it_starts_from_degraded_training_images():
     """The mean of an image, and more, survives."""
     assert isinstance(natural(Soft(**SETTINGS, blur=2.0), channels=1, size=SIZE), TrainSet)
+
+
+def test_warm_starts_from_mean_colours_under_the_noise_of_the_last_level(compose):
+    """The blur of the side of the image leaves the mean: what is drawn has the moments of degraded training images."""
+    D = instantiate(compose("degradation=warm", "dataset=cifar10").degradation)
+    start = natural(D, channels=3, size=32)
+    assert isinstance(start, GMM)
+    grey = 0.3 * torch.randn(2000, 3, 1, 1)
+    x0 = grey + 0.1 * torch.randn(2000, 3, 32, 32)
+    t = torch.full((2000,), D.T)
+    start.fit([x0], D)
+    drawn, real = start.sample(PerImage(0, range(2000))), D(x0, t, torch.randn_like(x0))
+    torch.testing.assert_close(drawn.std((2, 3)).mean(), real.std((2, 3)).mean(), rtol=0.01, atol=0)
+    torch.testing.assert_close(drawn.mean((2, 3)).std(0), real.mean((2, 3)).std(0), rtol=0.1, atol=0)
+    assert drawn.std((2, 3)).mean() == pytest.approx(0.5, rel=0.01)
 
 
 @pytest.mark.parametrize("wrong", [{"blur": -1.0}, {"noise_min": 0.2}, {"rise": 0.0}, {"noise_min": 0.0}])

@@ -95,7 +95,7 @@ def test_pixels_are_the_way_of_version_0_1():
 
 def test_naming_pixels_is_the_same_as_naming_nothing(compose):
     """Bit for bit, in training and in sampling."""
-    with_space = compose(*TINY, "model=vwd", "space=pixels")
+    with_space = compose(*TINY, "model=vwd", "degradation=black_blur", "space=pixels")
     OmegaConf.resolve(with_space)
     without = OmegaConf.masked_copy(with_space, [key for key in with_space if key != "space"])
     without.degradation.parts.black.zero, without.start.zero = BLACK, BLACK  # what version 0.1 had in its code
@@ -113,7 +113,7 @@ def test_naming_pixels_is_the_same_as_naming_nothing(compose):
 
 
 def test_black_is_what_the_space_says_it_is(compose):
-    model = training.build(compose(*TINY, "space.zero=0.5"))
+    model = training.build(compose(*TINY, "degradation=black_blur", "space.zero=0.5"))
     x0 = to_float(pixels())
     end = model.degradation(x0, torch.full((4,), 3))
     assert torch.equal(end, torch.full_like(end, 0.5))

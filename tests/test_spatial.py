@@ -26,8 +26,9 @@ from vcd.tasks import exchange
 pytestmark = pytest.mark.usefixtures("seed")
 
 MAPS, GRID, T = 2, 4, 6
-SPATIAL = [*(o for o in TINY if o not in ("T=3", "network.encoder.latent=4")), f"T={T}", "model=vwd", "injection=spatial",
-           f"network.encoder.maps={MAPS}", f"network.encoder.grid={GRID}"]  # fmt: skip
+SPATIAL = [*(o for o in TINY if o not in ("T=3", "network.encoder.latent=4")), f"T={T}", "model=vwd",
+           "degradation=black_blur", "injection=spatial", f"network.encoder.maps={MAPS}",
+           f"network.encoder.grid={GRID}"]  # fmt: skip
 
 
 def cells(coarse: bool = True, size: int = 32, grid: int = GRID) -> Cells:

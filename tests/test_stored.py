@@ -23,8 +23,8 @@ WRITE = "vcd.files.write_text"
 def whole(compose, tmp_path_factory) -> Path:
     """A checkpoint as training leaves it, of a small untrained model."""
     cfg = compose(
-        "model=vcd", "dataset=digits", "T=3", "network.unet.dim=4", "network.unet.mults=[1]", "network.unet.attention=[]",
-        "network.encoder.latent=2", "run_dir=run", "prior=independent",
+        "model=vcd", "degradation=black_blur", "dataset=digits", "T=3", "network.unet.dim=4", "network.unet.mults=[1]",
+        "network.unet.attention=[]", "network.encoder.latent=2", "run_dir=run", "prior=independent",
     )  # fmt: skip
     model = training.build(cfg)
     path = tmp_path_factory.mktemp("stored") / "model.ckpt"

@@ -14,8 +14,9 @@ COLD = {"cold", "naive", "one_shot"}  # they ask for the clean image and nothing
 ANY_NOISE = COLD | {"ddim", "ancestral", "large", "momentum"}  # also with a signal per frequency
 NOISE = ANY_NOISE | {"euler", "heun", "dpm", "reverse_sde", "pc", "langevin"}
 SERVED = {  # overrides of the training -> samplers that serve
-    ("model=vcd",): {"sequential", "exact"},
-    ("model=vwd", "prediction=vxt"): {"sequential", "exact"} | COLD,
+    ("model=vcd",): ANY_NOISE,
+    ("model=vcd", "degradation=black_blur"): {"sequential", "exact"},
+    ("model=vwd", "degradation=black_blur", "prediction=vxt"): {"sequential", "exact"} | COLD,
     ("model=vwd", "experiment=hot"): NOISE,
     ("model=rissanen", "start.images=4"): {"sequential", "exact"},
     ("model=bansal",): COLD,

@@ -102,7 +102,7 @@ def test_wandb_knows_the_sweep_the_variant_the_config_and_the_code(tracked):
     for start in records(folder)[1:]:
         (run,) = [r["run"] for r in start if r["type"] == "run"]
         assert run["run_id"] == (folder / "wandb_id").read_text()
-        assert (run["run_group"], run["job_type"], run["tags"]) == ("runs", "vwd", ["digits", "black_blur"])
+        assert (run["run_group"], run["job_type"], run["tags"]) == ("runs", "vwd", ["digits", "warm"])
         assert (
             "model=vwd" in run["display_name"]
             and "logger" not in run["display_name"]

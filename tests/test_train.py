@@ -336,7 +336,7 @@ def test_the_run_folder_of_another_configuration_is_refused(trained, command, tm
         (["network.unet.attention=[9]"], "network.unet.attention=[9]: there is no resolution 9; 0 to 1 exist"),
         (["network.unet.mults=[1,1,1,1,1]"], "network.unet.mults=[1, 1, 1, 1, 1] halves the image more often"),
         (["degradation=pixelate", "T=8"], "T=8: 8x8 images can be pixelated to 7 levels only"),
-        (["prediction=eps"], "prediction=eps needs Gaussian noise"),
+        (["degradation=black_blur", "prediction=eps"], "prediction=eps needs Gaussian noise"),
         (["perturbation=rollout", "perturbation.p=1.5"], "perturbation.p=1.5 is a probability"),
         (["perturbation=gaussian", "perturbation.sigma=-0.5"], "perturbation.sigma=-0.5 is a standard deviation"),
     ],

@@ -161,8 +161,9 @@ def test_validation_weighs_the_kl_fully_and_stays_on_the_true_path(build):
 
 def test_vcd_is_trained_on_the_states_of_its_own_rollout(build):
     """The terms of VCD are those of the states that `perturbation` shows, encoder and base included."""
-    model = build("model=vcd", "perturbation=rollout", "perturbation.p=0.0", "perturbation.p_warmup=0.0",
-                  "perturbation.true_share=0.0", "perturbation.sigma=0.0").train()  # fmt: skip
+    model = build("model=vcd", "degradation=black_blur", "perturbation=rollout", "perturbation.p=0.0",
+                  "perturbation.p_warmup=0.0", "perturbation.true_share=0.0",
+                  "perturbation.sigma=0.0").train()  # fmt: skip
     batch = batch_for(model)
     torch.manual_seed(7)
     losses = model.losses(batch)
@@ -316,7 +317,8 @@ def test_validation_repeats_and_leaves_the_random_state_alone(build, overrides, 
 # --- the model's own path ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("overrides", [["model=vwd", "prediction=vxt", "sampler.steps=2"], ["model=vcd", "sampler.delta=0.2"],
+@pytest.mark.parametrize("overrides", [["model=vwd", "prediction=vxt", "sampler.steps=2"],
+                                       ["model=vcd", "degradation=black_blur", "sampler.delta=0.2"],
                                        ["model=plain", "prediction=x0", "sampler=cold", "degradation=black_noise"]])  # fmt: skip
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_path_is_encoded_at_the_states_that_decoding_reaches(build, overrides, temperature):

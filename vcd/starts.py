@@ -20,6 +20,7 @@ from vcd.schedules import Number
 from vcd.spaces import BLACK
 
 KEPT = 1000  # degraded training images that `natural` keeps
+FLAT = 0.01  # of the waves of an image: with no more than that left it is flat
 
 
 class Start(nn.Module, ABC):
@@ -162,7 +163,9 @@ def natural(degradation: Degradation, *, channels: int, size: int, noise: Number
     if torch.all((end - zero).abs() < 1e-6):
         return Black(**shape, zero=zero)
     if isinstance(degradation, GaussianDegradation) and not degradation.fades:
-        if degradation.signal.ndim > 1:  # a blur that keeps the mean, and more
+        if degradation.signal.ndim > 1:  # a blur that keeps the mean, with noise; and perhaps more
+            if degradation.signal[-1].flatten()[1:].max() < FLAT:
+                return GMM(**shape | {"noise": math.hypot(noise, float(degradation.noise[-1]))})
             return TrainSet(**shape, images=KEPT)
         return NormalStart(**shape, std=float(degradation.noise[-1]))
     if isinstance(degradation, LinearNoise) and degradation.signal[-1] > 0.05 * degradation.noise[-1]:

@@ -21,10 +21,13 @@ class Soft(GaussianDegradation):
     noise_t grows geometrically from noise_min to noise_max over the share `rise` of the levels and stays there. The blur
     grows to `blur` pixels in steps of equal distance between the distributions of neighbouring levels; Daras et al.
     measure it on their data, here it is that of Gaussian images with the spectrum of photographs, see `equal_steps`.
-    blur = 0 is `degradation=noise schedule=ve`. UserError for a negative blur or noise that does not grow.
+    blur = 0 is `degradation=noise schedule=ve`, None the side of the image. UserError for a negative blur or noise that does not grow.
     """
 
-    def __init__(self, *, T: int, size: int, noise_min: Number, noise_max: Number, rise: Number, blur: Number):
+    def __init__(
+        self, *, T: int, size: int, noise_min: Number, noise_max: Number, rise: Number, blur: Number | None = None
+    ):  # fmt: skip
+        blur = size if blur is None else blur
         if not 0 < noise_min <= noise_max or not 0 < rise <= 1 or blur < 0:
             raise UserError(
                 f"degradation.noise_min={noise_min}, noise_max={noise_max}, rise={rise}, blur={blur}: need "

@@ -79,7 +79,7 @@ class Degradation(TypedDict, total=False):
     noise_min: values.Positive
     noise_max: values.Positive
     rise: values.Share
-    blur: values.NotNegative
+    blur: values.NotNegative | None
     published: values.Flag
     continuous: values.Flag
     zero: values.Finite

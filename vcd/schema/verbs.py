@@ -21,6 +21,8 @@ class Degraded(Verb, total=False):
     T: values.Levels
     space: parts.Space
     schedule: parts.Schedule
+    sampler: parts.Sampler
+    prediction: parts.Prediction
     degradation: parts.Degradation
     kernel: parts.Kernel
     ihd: parts.Dissipation
@@ -40,14 +42,12 @@ class Train(Degraded, total=False):
     conditional: parts.Conditional | None
     stage1: values.Place | values.Overrides | None
     gamma: parts.Gamma
-    prediction: parts.Prediction
     perturbation: parts.Perturbation
     network: parts.Network
     injection: parts.Injection
     model: parts.Model
     prior: parts.Prior
     start: parts.Start
-    sampler: parts.Sampler
     optimizer: parts.Optimizer
     scheduler: parts.Scheduler
     trainer: parts.Trainer
