@@ -15,7 +15,7 @@ import vcd
 from vcd import style
 from vcd.images import grid
 
-MADE = [1, 5, 8, 33, 6, 9]  # of seed 0: chosen, for their variety
+MADE = [0, 1, 4, 9, 7, 13]  # of seed 0: chosen, for their variety
 PAIRS = [0, 1, 5, 6, 8, 11]  # of held-out images, the first twelve with the next twelve: chosen likewise
 
 
