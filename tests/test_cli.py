@@ -210,3 +210,11 @@ def test_the_data_folder_needs_no_home(here, monkeypatch, tmp_path):
     assert said.code == 0 and (tmp_path / "x.png").exists(), said
     monkeypatch.delenv("VCD_DATA")
     assert here("degrade", "T=3", "--cfg", "job", "--resolve").stdout.count("root: ~/.cache/vcd") == 1
+
+
+@pytest.mark.parametrize("verb", ["degrade", "restore"])
+def test_a_degradation_that_sets_what_training_asks_serves_other_commands_too(compose, command, tmp_path, verb):
+    """conf/degradation/warm.yaml sets the default prediction; told by hand, it is refused where nothing reads it."""
+    assert compose("degradation=warm", config=verb).degradation._target_.endswith(".Soft")
+    refused = command(verb, "prediction=xt", cwd=tmp_path)
+    assert refused.returncode == 1 and "error: prediction is a choice of training" in refused.stderr

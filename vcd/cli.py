@@ -34,6 +34,7 @@ def entry(config_name: str, *, checks_parts: bool = True) -> Callable[[Callable]
 
             try:
                 _refuse_parts()
+                _refuse_unused(config_name)
                 schema.check(config_name, cfg)
                 if cfg.get("threads"):
                     threads.take(cfg.threads)
@@ -103,6 +104,14 @@ def _refuse_parts() -> None:
     for group, option in HydraConfig.get().runtime.choices.items():
         if help.part(str(option)):
             raise UserError(f"{group}={option} is only a part of others; choose from: {', '.join(help.options(group))}")
+
+
+def _refuse_unused(config_name: str) -> None:
+    """UserError where a command that takes a degradation alone is told what only training asks of it."""
+    given = {text.lstrip("+~").partition("=")[0].partition(".")[0] for text in _overrides()}
+    for group in ("prediction", "sampler"):
+        if config_name in ("degrade", "restore") and group in given:
+            raise UserError(f"{group} is a choice of training, of which vcd.{config_name} makes no use: leave it out")
 
 
 def _check_device(device: str) -> None:

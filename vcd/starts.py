@@ -146,7 +146,7 @@ class TrainSet(Start):
 
 def natural(degradation: Degradation, *, channels: int, size: int, noise: Number = 0.0, zero: float = BLACK) -> Start:
     """The start that D(., T) asks for: normal where it is noise, black where it makes everything black, channel means
-    where it leaves flat images, and degraded training images where it leaves more than that.
+    where it leaves flat images, under its noise if it has some, and degraded training images where it leaves more.
 
     Examples:
         >>> from vcd.degradations.fade import Fade
