@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"n={cfg.n}: it must be at least {least}")
     parts = replaced(cfg)
     usual = place(Path(cfg.ckpt) if cfg.ckpt else None)
-    out = Path(str(cfg.out)) if cfg.out else usual.with_stem(usual.stem + named(parts))
+    out = Path(str(cfg.out)) if cfg.out else usual.with_stem(usual.stem + named(parts, cfg.raw))
     if not cfg.prefetch:
         check_writable(out, "out")
     checkpoint = None if cfg.ckpt is None else checkpoints.Checkpoint(cfg.ckpt, listed(cfg.trust))
@@ -104,7 +104,7 @@ def main(cfg: DictConfig) -> None:
         result.pictures.append(drawn)
     for name, path in [*(("picture", p) for p in result.pictures), ("metrics", out)]:
         log.info("%-10s %s", name, path)
-    if cfg.ckpt and Path(cfg.ckpt).stem == "last" and not parts:  # the summary is of the whole run, as it was trained
+    if cfg.ckpt and Path(cfg.ckpt).stem == "last" and not parts and not cfg.raw:  # the summary is of the whole run, as it was trained
         from vcd.tracking import evaluated
 
         evaluated(Path(cfg.ckpt).parent, json.loads(out.read_text()))
@@ -125,22 +125,22 @@ def _warn_of_few(n: int, held_out: int) -> None:
 
 
 def replaced(cfg: DictConfig) -> dict[str, Any]:
-    """What replaces parts of the model, as plain values: prior, sampler, guidance and temperature of this command."""
+    """What replaces parts of the model, as plain values: prior, sampler, delta, guidance and temperature of this command."""
     parts = {group: cfg[group] for group in ("prior", "sampler") if cfg.get(group) is not None}
-    numbers = {"guess.weight": cfg.guidance, "temperature": cfg.temperature}
+    numbers = {"sampler.delta": cfg.delta, "guess.weight": cfg.guidance, "temperature": cfg.temperature}
     given = {name: value for name, value in numbers.items() if value is not None}
     return OmegaConf.to_container(OmegaConf.create({**parts, **given}))  # type: ignore[return-value]
 
 
-def named(parts: dict[str, Any]) -> str:
-    """What replaces parts of the model, for names of files: `-ddim8-temperature0.8`; empty where nothing does."""
-    found = []
+def named(parts: dict[str, Any], raw: bool) -> str:
+    """What is not as in the run, for names of files: `-ddim8-temperature0.8`; empty where everything is."""
+    found = ["raw"] if raw else []
     for name, value in parts.items():
         if isinstance(value, dict):
             steps = value.get("steps") if name == "sampler" else None
             found.append(f"{value['_target_'].rpartition('.')[2].lower()}{steps or ''}")
         else:
-            found.append(f"{'guided' if name == 'guess.weight' else name}{value:g}")
+            found.append(f"{'guided' if name == 'guess.weight' else name.rpartition('.')[2]}{value:g}")
     return "".join(f"-{name}" for name in found)
 
 
@@ -201,6 +201,7 @@ def _subject(
         "sampler": type(model.sampler).__name__, "prior": type(model.prior).__name__ if hasattr(model, "prior") else None,
         "prior_fitted_to": "averaged weights" if by_others else None,
         "delta": model.sampler.delta, "temperature": getattr(model, "temperature", None),
+        "guidance": model.guess.weight if model.guess is not None else None,
         "raw": cfg.raw, "training_seed": run.seed, "seed": cfg.seed, "n": cfg.n,
         "not_finite": int((~finite).sum()), "parameters": sum(p.numel() for p in model.parameters()), "steps": step,
         "images_seen": step * run.batch_size, "sampling_seconds": round(seconds, 3),

@@ -31,11 +31,9 @@ def main(cfg: DictConfig) -> None:
     parts = replaced(cfg)
     checkpoint = checkpoints.Checkpoint(str(cfg.ckpt), listed(cfg.trust))
     model, _ = checkpoint.model(checkpoints.device_of(cfg.device), raw=cfg.raw, parts=parts)
-    if cfg.delta is not None:
-        model.sampler.delta = cfg.delta
     if cfg.compile:
         compiled.compile_in_place(model, compiled.backend_of(cfg.compile, "compile"), "compile")
-    usual = Path(str(cfg.ckpt)).parent / f"samples-seed{cfg.seed}-n{cfg.n}{named(parts)}"
+    usual = Path(str(cfg.ckpt)).parent / f"samples-seed{cfg.seed}-n{cfg.n}{named(parts, cfg.raw)}"
     out = Path(str(cfg.out)) if cfg.out else usual
     check_writable(out, "out", folder=True)
     if out.exists() and any(out.iterdir()) and not (out / "sample.json").exists():
@@ -67,7 +65,8 @@ def write(model: "Diffusion", cfg: DictConfig, out: Path, *, sha256: str) -> dic
     label: Any = OmegaConf.to_container(cfg.label) if OmegaConf.is_config(cfg.label) else cfg.label
     facts = {"ckpt": str(cfg.ckpt), "sha256": sha256, "n": cfg.n, "seed": cfg.seed, "label": label, "raw": cfg.raw,
              "prior": type(getattr(model, "prior", None)).__name__, "sampler": type(model.sampler).__name__,
-             "delta": model.sampler.delta, "temperature": getattr(model, "temperature", None)}  # fmt: skip
+             "delta": model.sampler.delta, "temperature": getattr(model, "temperature", None),
+             "guidance": model.guess.weight if model.guess is not None else None}  # fmt: skip
     _say(out, facts, finished=False)
     shutil.rmtree(out / "png", ignore_errors=True)  # more images than this time, perhaps
     written = {}

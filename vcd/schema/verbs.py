@@ -97,6 +97,7 @@ class Evaluate(Verb, total=False):
     images: values.File | None
     metrics: values.Names
     n: values.Count
+    delta: values.NotNegative | None
     guidance: values.Finite | None
     temperature: values.NotNegative | None
     split: values.Split
