@@ -232,9 +232,8 @@ def test_every_combination_takes_a_step(compose, model, prediction, dataset, nth
     cfg.dataset = shapes()[dataset]
     torch.manual_seed(0)
     n, served = 2, 0
-    cfg.sampler = compose(
-        f"sampler={'cold' if prediction in ('x0', 'difference', *OF_NOISE) else 'sequential'}"
-    ).sampler
+    walk = "cold" if prediction in ("x0", "difference", *OF_NOISE) else "sequential"
+    cfg.sampler = compose(f"model={model}", f"sampler={walk}").sampler
     parts = {k: instantiate(v) if isinstance(v, DictConfig) else v for k, v in cfg.model.items() if k != "_target_"}
     for i, name in enumerate(DEGRADATIONS):
         if name.startswith("decolour") and cfg.dataset.channels == 1:

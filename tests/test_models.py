@@ -33,6 +33,13 @@ def test_a_model_brings_its_own_perturbation(compose, model):
     assert built.sampler.delta == (0.0 if model == "plain" else compose(f"model={model}").perturbation.sigma)
 
 
+@pytest.mark.parametrize("model", ["vcd", "vwd"])
+def test_sampling_has_the_noise_of_training_unless_told(compose, model):
+    assert training.build(compose(*TINY, f"model={model}", "perturbation.sigma=0.05")).sampler.delta == 0.05
+    told = training.build(compose(*TINY, f"model={model}", "perturbation.sigma=0.05", "sampler.delta=0.08"))
+    assert (told.perturbation.sigma, told.sampler.delta) == (0.05, 0.08)
+
+
 MINE = '''
 """The mean squared error on the clean image: a model of one's own."""
 from vcd.models.base import Diffusion, Losses

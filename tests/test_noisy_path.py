@@ -32,7 +32,9 @@ class Shrink(Degradation):
 
 def exact(build, kind: str):
     """A real model, but for its parts that are known in closed form: the posterior mean of x_s, and a latent that says nothing."""
-    model = training.build(build(f"model={kind}", "dataset=digits", "T=4", "network.unet.dim=8")).eval()
+    model = training.build(
+        build(f"model={kind}", "dataset=digits", "T=4", "network.unet.dim=8", "network.encoder.latent=32")
+    ).eval()
     model.degradation, model.start = Shrink(), Black(channels=1, size=8, zero=0.0)
     model.perturbation.sigma, model.sampler, model.prediction = SIGMA, Sequential(delta=DELTA), VXt()
     a = model.degradation.a
