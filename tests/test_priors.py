@@ -154,6 +154,19 @@ def test_what_was_fitted_travels_in_the_state_dict(fitted):
         assert torch.equal(ask(other), ask(fitted))
 
 
+@pytest.mark.parametrize("fit", [True, False])
+def test_a_mixture_is_stored_without_what_is_above_the_diagonal_and_was_stored_whole(fit):
+    ours = mixture()
+    if fit:
+        ours.fit([encoded(two_modes(4000))])
+    stored, (K, D) = ours.state_dict(), ours.means.shape
+    assert stored["factors"].shape == (K, D * (D + 1) // 2) and D == (3 if fit else 0)
+    for state in (stored, {**stored, "factors": ours.factors}):
+        other = mixture()
+        other.load_state_dict(state)
+        assert torch.equal(other.factors, ours.factors)
+
+
 def test_temperature_draws_in(fitted):
     hot, cold = (flat(fitted.sample(T, PerImage(0, range(500)), t)) for t in (1.0, 0.3))
     assert cold[:, 5].std() < 0.9 * hot[:, 5].std() and cold[:, 6].std() < 0.4

@@ -49,6 +49,23 @@ class Mixture(Fitted):
         self.register_buffer("means", torch.zeros(0, 0))
         self.register_buffer("factors", torch.zeros(0, 0, 0))  # Cholesky
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Of the factors, what is not above the diagonal: they are most of a checkpoint."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        factors = destination[prefix + "factors"]
+        row, column = torch.tril_indices(*factors.shape[1:], device=factors.device)
+        destination[prefix + "factors"] = factors[:, row, column]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """What was stored like that, or whole until 0.2."""
+        stored = state_dict.get(prefix + "factors")
+        if stored is not None and stored.ndim == 2:
+            D = state_dict[prefix + "means"].shape[1]
+            row, column = torch.tril_indices(D, D, device=stored.device)
+            state_dict[prefix + "factors"] = factors = stored.new_zeros(len(stored), D, D)
+            factors[:, row, column] = stored
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def learn(self, directions: Directions, fitted: Float[Tensor, "n D"], held_out: Float[Tensor, "m D"]) -> str:
         found = components(fitted, held_out, directions.rank, self.components, self.shrinkage)
         device, basis = self.units.device, directions.basis
