@@ -24,7 +24,7 @@ def today(command: str) -> list[str]:
     parts = command.split()
     own = any(part.startswith(("degradation=", "experiment=", "model=")) for part in parts)
     cold = [] if own else ["degradation=black_blur"]
-    cold += ["T=8"] if "dataset=folder" in parts else []
+    cold += ["T=8", "network.encoder.latent=32"] if "dataset=folder" in parts else []
     return [*cold, *(RENAMED.get(part, part) for part in parts)]
 
 

@@ -25,6 +25,7 @@ class Dataset(TypedDict, total=False):
     size: values.Width
     channels: values.Few
     T: values.Levels
+    latent: values.Width
     sigma_min: values.Positive
     flip: values.Flag
     skip_broken: values.Flag
