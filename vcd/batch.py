@@ -27,6 +27,7 @@ class Condition:
     z: Float[Tensor, "b *d"] | None = None  # the latent of this step
     label: Int64[Tensor, " b"] | None = None  # a class; UNTOLD where the network is not told
     image: Float[Tensor, "b c2 h2 w2"] | None = None  # a first guess to refine
+    x0hat: Float[Tensor, "b c3 h3 w3"] | None = None  # the clean image as the step before saw it
 
     def take(self, rows: Rows) -> "Condition":
         """These images' conditions; rows may repeat."""
@@ -35,6 +36,10 @@ class Condition:
     def given(self, z: Float[Tensor, "b *d"] | None) -> "Condition":
         """The same with this latent."""
         return replace(self, z=z)
+
+    def seen(self, x0hat: Float[Tensor, "b c3 h3 w3"] | None) -> "Condition":
+        """The same with this estimate of the step before."""
+        return replace(self, x0hat=x0hat)
 
 
 UNCONDITIONAL = Condition()

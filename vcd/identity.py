@@ -47,6 +47,7 @@ NEUTRAL: dict[str, Any] = {
     "model.conditional": None,
     "model.network.fourier": [],
     "model.network.residual": False,
+    "*.self_conditioning": False,
     "model.network.outputs": 1,
     "model.weight": None,
     "model.calibrated": False,

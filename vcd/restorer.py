@@ -45,7 +45,8 @@ class Encoding(Restorer, Protocol):
     """A Restorer that also knows which latent a step of a given image would have."""
 
     def encode(
-        self, x_t: Float[Tensor, "b c h w"], x_s: Float[Tensor, "b c h w"], t: Levels, s: Levels
-    ) -> Normal | None:
+        self, x_t: Float[Tensor, "b c h w"], x_s: Float[Tensor, "b c h w"], t: Levels, s: Levels,
+        x0hat: Float[Tensor, "b c h w"] | None = None,
+    ) -> Normal | None:  # fmt: skip
         """q(z_t | x_t, x_s); None for a model without latents."""
         ...

@@ -21,7 +21,9 @@ from vcd.schedules import Number
 
 Pixels = Float[Tensor, "b c h w"]
 Draw = Callable[[], Tensor]  # standard normal like the states, new at every call
-LatentRule = Callable[[Tensor, Levels, Levels], Tensor]  # z from the state v that the network sees, t and s
+LatentRule = Callable[
+    [Tensor, Levels, Levels, Tensor | None], Tensor
+]  # z from the state v that the network sees, t, s and the x0hat before
 Latents = Float[Tensor, "T n *d"] | LatentRule | None
 
 
@@ -140,7 +142,7 @@ class Sampler(ABC):
     ) -> Trajectory:  # fmt: skip
         """Walk from x_T, or from x at `level`, to x_0.
 
-        latents: z_t at index t - 1, or a function of the state that the network sees, t and s, such as an encoder.
+        latents: z_t at index t - 1, or a function of the state that the network sees, t, s and the x0hat before, such as an encoder.
         keep: about how many states to keep, evenly spread, first and last among them; None: all.
         """
         T = model.degradation.T
@@ -156,8 +158,9 @@ class Sampler(ABC):
         for i, (high, low) in enumerate(itertools.pairwise(grid)):
             t, s = (torch.full((len(x),), at, device=x.device) for at in (high, low))
             v = self.noisy(x, draw, before)
-            z = latents(v, t, s) if callable(latents) else None if latents is None else latents[high - 1]
-            told = condition if latents is None else condition.given(z)
+            told = condition if before is None else condition.seen(before.x0hat)
+            z = latents(v, t, s, told.x0hat) if callable(latents) else None if latents is None else latents[high - 1]
+            told = told if latents is None else told.given(z)
             before = self.step(model, Move(v, t, s, told, draw, before))
             x = before.x
             if i in kept and before.x0hat is not None:

@@ -77,6 +77,7 @@ class Diffusion(L.LightningModule, ABC):
             raise UserError(f"model.unlabelled={unlabelled} is a share of the images: it must lie between 0 and 1")
         self.unlabelled = unlabelled
         self._check_guess()
+        self._check_self_conditioning()
         if self.space.shape not in (None, self.start.shape):
             raise UserError(
                 f"space.channels and space.size make x of shape {self.space.shape}, start.channels and start.size "
@@ -128,6 +129,23 @@ class Diffusion(L.LightningModule, ABC):
         """How many classes the network can be told of; None: it knows no labels."""
         return getattr(self.network, "classes", None)
 
+    @property
+    def self_conditioning(self) -> bool:
+        """Whether the network reads xhat_0 of the step before."""
+        return getattr(self.network, "self_conditioning", False)
+
+    def _check_self_conditioning(self) -> None:
+        if not self.self_conditioning:
+            return
+        if not self.has_latents:
+            raise UserError(
+                f"network.unet.self_conditioning=true: {type(self).__name__} is not trained with it; vcd, vwd and plain are"
+            )
+        t = torch.arange(1, self.degradation.T + 1)
+        if self.sampler.ask(t, t - 1).any():
+            raise UserError("network.unet.self_conditioning=true shows the network the clean image as the step before saw it: "
+                            "take prediction=x0 and sampler=cold, or another sampler that asks for the clean image")  # fmt: skip
+
     @abstractmethod
     def losses(self, batch: Degraded) -> Losses:
         """The objective on a batch."""
@@ -146,7 +164,7 @@ class Diffusion(L.LightningModule, ABC):
         """The states that stand in for x_t: perturbed in training, on the true path in validation."""
         return self.perturbation(batch, self) if self.training else self.perturbation.on_true_path(batch)
 
-    def encode(self, x_t: Tensor, x_s: Tensor, t: Levels, s: Levels) -> Normal | None:
+    def encode(self, x_t: Tensor, x_s: Tensor, t: Levels, s: Levels, x0hat: Tensor | None = None) -> Normal | None:
         """q(z_t | x_t, x_s); None for a model without latents."""
         return None
 
@@ -156,6 +174,8 @@ class Diffusion(L.LightningModule, ABC):
 
     def ask(self, x_t: Tensor, t: Levels, s: Levels, condition: Condition) -> Tensor:
         """The network's output at x_t."""
+        if not self.self_conditioning:
+            condition = condition.seen(None)
         return self.network(self.degradation.normalise(x_t, t), t, s, condition)
 
     def restore(

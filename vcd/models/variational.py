@@ -21,7 +21,7 @@ from vcd.batch import UNCONDITIONAL, UNTOLD, Condition, Degraded
 from vcd.bounds import Bound, Quantity
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
-from vcd.levels import Levels
+from vcd.levels import Levels, per_image
 from vcd.models.base import Batches, Diffusion, Losses
 from vcd.models.noisy_path import Restore, noisy_path
 from vcd.monitoring import ActiveUnits
@@ -38,6 +38,7 @@ from vcd.starts import Start
 
 log = logging.getLogger(__name__)
 RATE = 0.01  # of the running means that beta is calibrated by
+SEEN = 0.75  # of the images of a batch see xhat_0 of the step before, where the network reads it
 FIT = 20_220_415  # the seed of the latents that priors are fitted to
 
 
@@ -88,8 +89,8 @@ class Variational(Diffusion, ABC):
             self.register_buffer("mse", torch.zeros(self.degradation.T + 1))  # of each level; 0 until it is seen
         self.active_units = ActiveUnits(T=self.degradation.T, latent=encoder.latent)
 
-    def encode(self, x_t: Tensor, x_s: Tensor, t: Levels, s: Levels) -> Normal:
-        return self.encoder(x_t, x_s, t, s)
+    def encode(self, x_t: Tensor, x_s: Tensor, t: Levels, s: Levels, x0hat: Tensor | None = None) -> Normal:
+        return self.encoder(x_t, x_s, t, s, x0hat) if self.self_conditioning else self.encoder(x_t, x_s, t, s)
 
     def kl(
         self, q: Normal, x_t: Float[Tensor, "b c h w"], t: Levels, z: Float[Tensor, "b d"] | None = None
@@ -127,9 +128,9 @@ class Variational(Diffusion, ABC):
         kl = torch.zeros(T, len(x0), device=x0.device)
         noise = randomness.take()
 
-        def look(v: Tensor, t: Levels, s: Levels) -> Tensor:
+        def look(v: Tensor, t: Levels, s: Levels, x0hat: Tensor | None) -> Tensor:
             asked, i = self.sampler.ask(t, s), int(t[0]) - 1
-            q = self.encode(v, D(x0, asked, eps), t, asked)
+            q = self.encode(v, D(x0, asked, eps), t, asked, x0hat)
             spread = q.stddev * noise_z[i]
             z[i], mean[i], kl[i] = q.mean + temperature * spread, q.mean, self.kl(q, v, t, q.mean + spread)
             return z[i]
@@ -159,8 +160,9 @@ class Variational(Diffusion, ABC):
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)
-        q = self.encode(x_t.base, batch.x_s, batch.t, batch.s)
-        out = self.ask(x_t.network, batch.t, batch.s, batch.condition.given(q.rsample()))
+        x0hat = self._seen_before(batch) if self.self_conditioning else None
+        q = self.encode(x_t.base, batch.x_s, batch.t, batch.s, x0hat)
+        out = self.ask(x_t.network, batch.t, batch.s, batch.condition.given(q.rsample()).seen(x0hat))
         sse = (self.prediction.target(batch, x_t.base, self.degradation) - out).square().flatten(1).sum(1)
         kl = self.kl(q, x_t.base, batch.t)
         if not self.training:
@@ -172,6 +174,21 @@ class Variational(Diffusion, ABC):
         total = batch.mean(sse + beta * weight * self._charged(kl, batch.t))
         terms = {"loss": sse + beta * kl, "reconstruction_sse": sse, "kl_bits": kl / math.log(2)}
         return Losses(total, terms)
+
+    @torch.no_grad()
+    def _seen_before(self, batch: Degraded) -> Float[Tensor, "b c h w"]:
+        """xhat_0 from the true x_{t+1} with a latent of the encoder; zeros at T, and in training for some images."""
+        T = self.degradation.T
+        t = (batch.t + 1).clamp(max=T)
+        zero = torch.zeros_like(t)
+        with self.evaluating():
+            v = self.perturbation.noisy(self.degradation(batch.x0, t, batch.eps))
+            z = self.encode(v, batch.x0, t, zero).sample()
+            x0hat = self.restore(v, t, zero, batch.condition.given(z))
+        kept = batch.t < T
+        if self.training:
+            kept &= torch.rand(len(kept), device=kept.device) < SEEN
+        return x0hat * per_image(kept.to(x0hat.dtype))
 
     def betas(self, t: Levels) -> Float[Tensor, " b"] | float:
         """The weight of the KL at each of these levels, or the one of all."""

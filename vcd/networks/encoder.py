@@ -31,20 +31,21 @@ class Convolutional(Posterior, ABC):
     """From the last feature map of a way down like the U-Net's.
 
     dim: the U-Net's; width: the encoder's share of it. The log-variance is bounded smoothly to [-10, 10]; the Normal is
-    float32 also under mixed precision.
+    float32 also under mixed precision. self_conditioning: it also reads xhat_0 of the step before, as the U-Net does.
     """
 
     def __init__(
         self, *, latent: int, shape: tuple[int, ...] | None = None, channels: int, T: int, dim: int,
         mults: Sequence[int | float], attention: Sequence[int], blocks: int, dropout: float, heads: int, film: bool,
-        patch: int, width: float,
+        patch: int, width: float, self_conditioning: bool,
     ):  # fmt: skip
         super().__init__(latent=latent, shape=shape)
+        self.self_conditioning = self_conditioning
         dim = int(dim * width)
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
-        self.down = DownPath(c_in=2 * channels, dim=dim, mults=mults, attention=attention, blocks=blocks, emb=emb,
+        self.down = DownPath(c_in=(2 + self_conditioning) * channels, dim=dim, mults=mults, attention=attention, blocks=blocks, emb=emb,
                              dropout=dropout, film=film, heads=heads, patch=patch)  # fmt: skip
 
     @abstractmethod
@@ -57,9 +58,11 @@ class Convolutional(Posterior, ABC):
         x_s: Float[Tensor, "b c h w"],
         t: Levels,
         s: Levels,
+        x0hat: Float[Tensor, "b c h w"] | None = None,
     ) -> Normal:
         emb = self.t_embedding(t) + self.s_embedding(s)
-        mean, log_variance = self.read(self.down(torch.cat([x_t, x_s], dim=1), emb)[-1], s)
+        seen = [torch.zeros_like(x_t) if x0hat is None else x0hat] if self.self_conditioning else []
+        mean, log_variance = self.read(self.down(torch.cat([x_t, x_s, *seen], dim=1), emb)[-1], s)
         std = torch.exp(5.0 * torch.tanh(log_variance / 10.0))
         return Normal(mean, std, validate_args=False)
 
@@ -71,11 +74,12 @@ class Encoder(Convolutional):
     def __init__(
         self, *, size: int, channels: int, T: int, dim: int = 16, mults: Sequence[int | float] = (1, 2),
         attention: Sequence[int] = (1,), blocks: int = 1, latent: int = 32, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
-        width: float = 0.5,
+        width: float = 0.5, self_conditioning: bool = False,
     ):  # fmt: skip
         side = coarsest(size, mults, patch)
         super().__init__(latent=latent, channels=channels, T=T, dim=dim, mults=mults, attention=attention, blocks=blocks,
-                         dropout=dropout, heads=heads, film=film, patch=patch, width=width)  # fmt: skip
+                         dropout=dropout, heads=heads, film=film, patch=patch, width=width,
+                         self_conditioning=self_conditioning)  # fmt: skip
         self.head = nn.Linear(self.down.channels[-1] * side**2, 2 * latent)
 
     def read(self, h: Float[Tensor, "b c h w"], s: Levels) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
@@ -94,7 +98,7 @@ class Spatial(Convolutional):
     def __init__(
         self, *, size: int, channels: int, T: int, maps: int, grid: int, coarse: bool, latent: int, dim: int = 16,
         mults: Sequence[int | float] = (1, 2), attention: Sequence[int] = (1,), blocks: int = 1, dropout: float = 0.0,
-        heads: int = 1, film: bool = True, patch: int = 1, width: float = 0.5,
+        heads: int = 1, film: bool = True, patch: int = 1, width: float = 0.5, self_conditioning: bool = False,
     ):  # fmt: skip
         cells = Cells(latent=latent, maps=maps, grid=grid, size=size, T=T, coarse=coarse)
         kept = [mults[: r + 1] for r in range(len(mults)) if coarsest(size, mults[: r + 1], patch) >= grid]
@@ -104,7 +108,7 @@ class Spatial(Convolutional):
             )
         super().__init__(latent=latent, shape=cells.shape, channels=channels, T=T, dim=dim, mults=kept[-1],
                          attention=attention, blocks=blocks, dropout=dropout, heads=heads, film=film, patch=patch,
-                         width=width)  # fmt: skip
+                         width=width, self_conditioning=self_conditioning)  # fmt: skip
         self.cells = cells
         self.head = nn.Conv2d(self.down.channels[-1], 2 * maps, 1)
 

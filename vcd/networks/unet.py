@@ -29,6 +29,8 @@ class UNet(nn.Module):
     channels, concatenated to x_t. shift: the image is added to x_t as well, for a state that is centred at it (form 2 of
     DiffuseVAE, Pandey et al. 2022, arXiv:2201.00308).
 
+    self_conditioning: it also reads xhat_0 of the step before (Chen et al. 2022, arXiv:2208.04202).
+
     fourier: the exponents n of features sin, cos(2 pi 2^n x_t), concatenated to x_t; residual: x_t is added to the
     output, for networks that predict noise (both: Kingma et al. 2021, arXiv:2107.00630, appendix B and C). outputs: how
     many values there are for each of x_t; with 2, the output has the shape (B,2C,H,W).
@@ -38,7 +40,7 @@ class UNet(nn.Module):
         self, *, size: int, channels: int, T: int, dim: int = 16, mults: Sequence[int | float] = (1, 2),
         attention: Sequence[int] = (1,), blocks: int = 1, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
         injection: Callable[[Widths], Injection] | None = None, classes: int | None = None, context: int = 0,
-        shift: bool = False, fourier: Sequence[int] = (), residual: bool = False, outputs: int = 1,
+        shift: bool = False, fourier: Sequence[int] = (), residual: bool = False, outputs: int = 1, self_conditioning: bool = False,
     ):  # fmt: skip
         super().__init__()
         coarsest(size, mults, patch)
@@ -48,6 +50,7 @@ class UNet(nn.Module):
             )
         self.size, self.channels, self.context, self.patch, self.classes = size, channels, context, patch, classes
         self.fourier, self.residual, self.outputs, self.shift = list(fourier), residual, outputs, shift
+        self.self_conditioning = self_conditioning
         if shift and context != channels:
             raise UserError(
                 f"network.unet.shift=true adds the image to x_t: network.unet.context={context} must be {channels}"
@@ -63,7 +66,7 @@ class UNet(nn.Module):
         if self.injection is not None:
             emb += self.injection.extra
         self.down = DownPath(
-            c_in=channels * (1 + 2 * len(self.fourier)) + context,
+            c_in=channels * (1 + 2 * len(self.fourier) + self_conditioning) + context,
             dim=dim,
             mults=mults,
             attention=attention,
@@ -112,7 +115,7 @@ class UNet(nn.Module):
             z = inject.at(z, s)
             emb = inject.embed(emb, z)
         image = condition.image
-        h, skips = self._read(x_t + image if self.shift and image is not None else x_t, image), []
+        h, skips = self._read(x_t + image if self.shift and image is not None else x_t, image, condition.x0hat), []
         for i, layer in enumerate(self.down.layers):
             h = layer(h, emb) if isinstance(layer, Stage) else layer(h)
             if inject is not None:
@@ -128,9 +131,12 @@ class UNet(nn.Module):
         return x_t + out if self.residual else out
 
     def _read(
-        self, x_t: Float[Tensor, "b c h w"], image: Float[Tensor, "b c2 h w"] | None
+        self,
+        x_t: Float[Tensor, "b c h w"],
+        image: Float[Tensor, "b c2 h w"] | None,
+        x0hat: Float[Tensor, "b c h w"] | None,
     ) -> Float[Tensor, "b c3 h w"]:
-        """x_t, its Fourier features, in float32 since their phases are large, and the image of the condition."""
+        """x_t, its Fourier features, in float32 since their phases are large, and the images of the condition."""
         parts = [x_t]
         with exactly(x_t.device):
             for n in self.fourier:
@@ -143,6 +149,8 @@ class UNet(nn.Module):
                     f"the network reads an image of {self.context} channels, not {image.shape[1]}; set network.unet.context"
                 )
             parts.append(image)
+        if self.self_conditioning:
+            parts.append(torch.zeros_like(x_t) if x0hat is None else x0hat)
         return torch.cat(parts, 1) if len(parts) > 1 else x_t
 
 

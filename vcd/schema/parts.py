@@ -115,6 +115,7 @@ class UNet(TypedDict, total=False):
     shift: values.Flag
     fourier: values.Exponents
     residual: values.Flag
+    self_conditioning: values.Flag
     outputs: values.Few
 
 

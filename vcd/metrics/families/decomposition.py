@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from vcd.batch import Condition
 from vcd.metrics.evaluation import Evaluation, some
 from vcd.metrics.families.distribution import frechet
 from vcd.metrics.fidelity import fidelity
@@ -108,11 +109,13 @@ def _on_true_path(model: Variational, x0: Float[Tensor, "n c h w"], randomness: 
     """z_t ~ q(z_t | x_t, x_s), with the sampler's noise on x_t; zeros at levels that it does not visit."""
     D = model.degradation
     eps = D.draw(x0, randomness)
-    z = torch.zeros(D.T, len(x0), model.prior.latent, device=x0.device)
+    z, x0hat = torch.zeros(D.T, len(x0), model.prior.latent, device=x0.device), None
     for level in model.sampler.grid(D.T)[:-1]:
         t = torch.full((len(x0),), level, device=x0.device)
         s = model.sampler.ask(t, model.sampler.below(t, D.T))
         v = model.sampler.noisy(D(x0, t, eps), lambda: randomness.normal(*x0.shape[1:]), None)
-        q = model.encode(v, D(x0, s, eps), t, s)
+        q = model.encode(v, D(x0, s, eps), t, s, x0hat)
         z[level - 1] = q.mean + q.stddev * randomness.normal(model.prior.latent)
+        if model.self_conditioning:
+            x0hat = model.restore(v, t, s, Condition(z=z[level - 1], x0hat=x0hat))
     return z
