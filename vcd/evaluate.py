@@ -104,9 +104,8 @@ def main(cfg: DictConfig) -> None:
         result.pictures.append(drawn)
     for name, path in [*(("picture", p) for p in result.pictures), ("metrics", out)]:
         log.info("%-10s %s", name, path)
-    if (
-        cfg.ckpt and Path(cfg.ckpt).stem == "last" and not parts and not cfg.raw
-    ):  # the summary is of the whole run, as it was trained
+    as_trained = not parts and not cfg.raw
+    if cfg.ckpt and Path(cfg.ckpt).stem == "last" and as_trained:  # the summary is of the whole run
         from vcd.tracking import evaluated
 
         evaluated(Path(cfg.ckpt).parent, json.loads(out.read_text()))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 import vcd
-from vcd import compat
+from vcd import compat, self_conditioning
 from vcd.batch import UNCONDITIONAL, UNTOLD, Condition, Degraded
 from vcd.bounds import Bound
 from vcd.degradations.base import Degradation
@@ -71,13 +71,14 @@ class Diffusion(L.LightningModule, ABC):
         sampler.check(degradation, prediction)
         self.degradation, self.prediction, self.perturbation = degradation, prediction, perturbation
         self.network, self.sampler = network, sampler
+        self.self_conditioning: bool = getattr(network, "self_conditioning", False)
         self.start = start if isinstance(start, Start) else start(degradation)
         self.space, self.guess = Pixels() if space is None else space, guess
         if not 0.0 <= unlabelled <= 1.0:
             raise UserError(f"model.unlabelled={unlabelled} is a share of the images: it must lie between 0 and 1")
         self.unlabelled = unlabelled
         self._check_guess()
-        self._check_self_conditioning()
+        self_conditioning.check(self)
         if self.space.shape not in (None, self.start.shape):
             raise UserError(
                 f"space.channels and space.size make x of shape {self.space.shape}, start.channels and start.size "
@@ -129,23 +130,6 @@ class Diffusion(L.LightningModule, ABC):
         """How many classes the network can be told of; None: it knows no labels."""
         return getattr(self.network, "classes", None)
 
-    @property
-    def self_conditioning(self) -> bool:
-        """Whether the network reads xhat_0 of the step before."""
-        return getattr(self.network, "self_conditioning", False)
-
-    def _check_self_conditioning(self) -> None:
-        if not self.self_conditioning:
-            return
-        if not self.has_latents:
-            raise UserError(
-                f"network.unet.self_conditioning=true: {type(self).__name__} is not trained with it; vcd, vwd and plain are"
-            )
-        t = torch.arange(1, self.degradation.T + 1)
-        if self.sampler.ask(t, t - 1).any():
-            raise UserError("network.unet.self_conditioning=true shows the network the clean image as the step before saw it: "
-                            "take prediction=x0 and sampler=cold, or another sampler that asks for the clean image")  # fmt: skip
-
     @abstractmethod
     def losses(self, batch: Degraded) -> Losses:
         """The objective on a batch."""
@@ -174,9 +158,8 @@ class Diffusion(L.LightningModule, ABC):
 
     def ask(self, x_t: Tensor, t: Levels, s: Levels, condition: Condition) -> Tensor:
         """The network's output at x_t."""
-        if not self.self_conditioning:
-            condition = condition.seen(None)
-        return self.network(self.degradation.normalise(x_t, t), t, s, condition)
+        told = condition if self.self_conditioning else condition.seen(None)
+        return self.network(self.degradation.normalise(x_t, t), t, s, told)
 
     def restore(
         self, x_t: Float[Tensor, "b c h w"], t: Levels, s: Levels, condition: Condition = UNCONDITIONAL

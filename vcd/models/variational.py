@@ -21,7 +21,7 @@ from vcd.batch import UNCONDITIONAL, UNTOLD, Condition, Degraded
 from vcd.bounds import Bound, Quantity
 from vcd.degradations.base import Degradation
 from vcd.errors import UserError
-from vcd.levels import Levels, per_image
+from vcd.levels import Levels
 from vcd.models.base import Batches, Diffusion, Losses
 from vcd.models.noisy_path import Restore, noisy_path
 from vcd.monitoring import ActiveUnits
@@ -34,11 +34,11 @@ from vcd.predictions import Prediction, Xt
 from vcd.priors import Encoded, Independent, Prior
 from vcd.randomness import PerImage
 from vcd.samplers import Latents, Sampler, Sequential
+from vcd.self_conditioning import seen_before
 from vcd.starts import Start
 
 log = logging.getLogger(__name__)
 RATE = 0.01  # of the running means that beta is calibrated by
-SEEN = 0.75  # of the images of a batch see xhat_0 of the step before, where the network reads it
 FIT = 20_220_415  # the seed of the latents that priors are fitted to
 
 
@@ -160,7 +160,7 @@ class Variational(Diffusion, ABC):
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)
-        x0hat = self._seen_before(batch) if self.self_conditioning else None
+        x0hat = seen_before(self, batch) if self.self_conditioning else None
         q = self.encode(x_t.base, batch.x_s, batch.t, batch.s, x0hat)
         out = self.ask(x_t.network, batch.t, batch.s, batch.condition.given(q.rsample()).seen(x0hat))
         sse = (self.prediction.target(batch, x_t.base, self.degradation) - out).square().flatten(1).sum(1)
@@ -174,21 +174,6 @@ class Variational(Diffusion, ABC):
         total = batch.mean(sse + beta * weight * self._charged(kl, batch.t))
         terms = {"loss": sse + beta * kl, "reconstruction_sse": sse, "kl_bits": kl / math.log(2)}
         return Losses(total, terms)
-
-    @torch.no_grad()
-    def _seen_before(self, batch: Degraded) -> Float[Tensor, "b c h w"]:
-        """xhat_0 from the true x_{t+1} with a latent of the encoder; zeros at T, and in training for some images."""
-        T = self.degradation.T
-        t = (batch.t + 1).clamp(max=T)
-        zero = torch.zeros_like(t)
-        with self.evaluating():
-            v = self.perturbation.noisy(self.degradation(batch.x0, t, batch.eps))
-            z = self.encode(v, batch.x0, t, zero).sample()
-            x0hat = self.restore(v, t, zero, batch.condition.given(z))
-        kept = batch.t < T
-        if self.training:
-            kept &= torch.rand(len(kept), device=kept.device) < SEEN
-        return x0hat * per_image(kept.to(x0hat.dtype))
 
     def betas(self, t: Levels) -> Float[Tensor, " b"] | float:
         """The weight of the KL at each of these levels, or the one of all."""

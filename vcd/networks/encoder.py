@@ -45,8 +45,8 @@ class Convolutional(Posterior, ABC):
         emb = 4 * dim
         self.t_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
         self.s_embedding = LevelEmbedding(T=T, dim=dim, width=emb)
-        self.down = DownPath(c_in=(2 + self_conditioning) * channels, dim=dim, mults=mults, attention=attention, blocks=blocks, emb=emb,
-                             dropout=dropout, film=film, heads=heads, patch=patch)  # fmt: skip
+        self.down = DownPath(c_in=(2 + self_conditioning) * channels, dim=dim, mults=mults, attention=attention,
+                             blocks=blocks, emb=emb, dropout=dropout, film=film, heads=heads, patch=patch)  # fmt: skip
 
     @abstractmethod
     def read(self, h: Float[Tensor, "b c h w"], s: Levels) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
