@@ -466,7 +466,9 @@ def test_what_replaces_parts_of_the_model_is_in_the_name_of_the_file():
     """So that the numbers of the run as it was trained stay: metrics.json."""
     assert evaluate.named({}, raw=False) == ""
     ddim, flow = {"_target_": "vcd.samplers.DDIM", "steps": 8}, {"_target_": "vcd.priors.Flow", "steps": 4000}
-    assert evaluate.named({"prior": flow, "sampler": ddim, "temperature": 0.8}, raw=False) == "-flow-ddim8-temperature0.8"
+    assert (
+        evaluate.named({"prior": flow, "sampler": ddim, "temperature": 0.8}, raw=False) == "-flow-ddim8-temperature0.8"
+    )
     assert evaluate.named({"sampler": ddim | {"steps": None}, "guess.weight": 2.0}, raw=False) == "-ddim-guided2"
     assert evaluate.named({"sampler.delta": 0.15}, raw=True) == "-raw-delta0.15"
 
