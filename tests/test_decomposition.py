@@ -81,8 +81,9 @@ def test_latents_of_the_true_path_are_asked_for_at_true_states(model, data, monk
     monkeypatch.setattr(model, "encode", lambda *a: asked.append(a) or encode(*a))
     x0, D = to_float(data.load("train").images[:4]), model.degradation
     z = decomposition._on_true_path(model, x0, PerImage(0, range(4)))
-    assert [int(t[0]) for _, _, t, _ in asked] == [3, 2, 1]
-    for v, x_s, t, s in asked:
+    assert [int(t[0]) for _, _, t, *_ in asked] == [3, 2, 1]
+    for v, x_s, t, s, x0hat in asked:
+        assert x0hat is None  # without self-conditioning
         batch = Degraded(x0, t, s, D(x0, t), D(x0, s), None, torch.zeros(4, dtype=torch.int64))
         assert torch.equal(v, batch.x_t) and torch.equal(x_s, batch.x_s)
     assert z.shape == (3, 4, model.prior.latent) and (z != 0).all()
