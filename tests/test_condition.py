@@ -42,7 +42,8 @@ def test_taking_rows_takes_them_of_every_field(rows):
     for field in fields(batch):
         assert torch.equal(getattr(taken, field.name), getattr(batch, field.name)[rows]), field.name
     assert torch.equal(taken.label - 100, expected)
-    condition = Condition(torch.arange(5.0)[:, None], torch.arange(5), torch.arange(5.0).view(5, 1, 1, 1))
+    image = torch.arange(5.0).view(5, 1, 1, 1)
+    condition = Condition(torch.arange(5.0)[:, None], torch.arange(5), image, image)
     taken = condition.take(rows)
     for field in fields(condition):
         assert torch.equal(getattr(taken, field.name).flatten().long(), expected), field.name

@@ -39,6 +39,7 @@ LAYERS = [
         "weights",
         "level_samplers",
         "perturbations",
+        "self_conditioning",
         "priors",
         "starts",
         "networks",

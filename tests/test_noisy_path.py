@@ -44,7 +44,9 @@ def exact(build, kind: str):
 
     model.restore = restore
     if model.has_latents:
-        model.encode = lambda v, x_s, t, s: Normal(torch.full((len(v), 32), 0.3), torch.full((len(v), 32), 0.5))
+        model.encode = lambda v, x_s, t, s, x0hat=None: Normal(
+            torch.full((len(v), 32), 0.3), torch.full((len(v), 32), 0.5)
+        )
     return model
 
 

@@ -78,7 +78,8 @@ class Diffusion(L.LightningModule, ABC):
             raise UserError(f"model.unlabelled={unlabelled} is a share of the images: it must lie between 0 and 1")
         self.unlabelled = unlabelled
         self._check_guess()
-        self_conditioning.check(self)
+        if self.self_conditioning:
+            self_conditioning.check(type(self).__name__.lower(), self.has_latents, sampler, degradation.T)
         if self.space.shape not in (None, self.start.shape):
             raise UserError(
                 f"space.channels and space.size make x of shape {self.space.shape}, start.channels and start.size "

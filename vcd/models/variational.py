@@ -160,7 +160,7 @@ class Variational(Diffusion, ABC):
 
     def losses(self, batch: Degraded) -> Losses:
         x_t = self.shown(batch)
-        x0hat = seen_before(self, batch) if self.self_conditioning else None
+        x0hat = seen_before(self, self.perturbation, batch, self.training) if self.self_conditioning else None
         q = self.encode(x_t.base, batch.x_s, batch.t, batch.s, x0hat)
         out = self.ask(x_t.network, batch.t, batch.s, batch.condition.given(q.rsample()).seen(x0hat))
         sse = (self.prediction.target(batch, x_t.base, self.degradation) - out).square().flatten(1).sum(1)

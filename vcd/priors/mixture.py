@@ -48,23 +48,8 @@ class Mixture(Fitted):
         self.register_buffer("weights", torch.zeros(0))
         self.register_buffer("means", torch.zeros(0, 0))
         self.register_buffer("factors", torch.zeros(0, 0, 0))  # Cholesky
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Of the factors, what is not above the diagonal: they are most of a checkpoint."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        factors = destination[prefix + "factors"]
-        row, column = torch.tril_indices(*factors.shape[1:], device=factors.device)
-        destination[prefix + "factors"] = factors[:, row, column]
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """What was stored like that, or whole until 0.2."""
-        stored = state_dict.get(prefix + "factors")
-        if stored is not None and stored.ndim == 2:
-            D = state_dict[prefix + "means"].shape[1]
-            row, column = torch.tril_indices(D, D, device=stored.device)
-            state_dict[prefix + "factors"] = factors = stored.new_zeros(len(stored), D, D)
-            factors[:, row, column] = stored
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.register_state_dict_post_hook(_pack)
+        self.register_load_state_dict_pre_hook(_unpack)
 
     def learn(self, directions: Directions, fitted: Float[Tensor, "n D"], held_out: Float[Tensor, "m D"]) -> str:
         found = components(fitted, held_out, directions.rank, self.components, self.shrinkage)
@@ -107,6 +92,25 @@ class Mixture(Fitted):
         rows = torch.arange(len(k), device=k.device)
         flat[:, self.units[drawn]] = (mean[rows, k] + (spread[k] @ noise[..., None])[..., 0]).to(flat.dtype)
         return flat.unflatten(1, (len(z), self.latent)).transpose(0, 1)
+
+
+def _pack(prior: Mixture, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Of the factors, most of a checkpoint, what is not above the diagonal is stored."""
+    factors = state[prefix + "factors"]
+    row, column = torch.tril_indices(*factors.shape[1:], device=factors.device)
+    state[prefix + "factors"] = factors[:, row, column]
+
+
+def _unpack(prior: Mixture, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """What was stored like that; until 0.2 they were stored whole."""
+    stored = state.get(prefix + "factors")
+    if stored is None or stored.ndim == 3:
+        return
+    D = state[prefix + "means"].shape[1]
+    row, column = torch.tril_indices(D, D, device=stored.device)
+    state[prefix + "factors"] = whole = stored.new_zeros(len(stored), D, D)
+    whole[:, row, column] = stored
+    prior.factors = torch.empty_like(whole, device=prior.factors.device)
 
 
 @final
