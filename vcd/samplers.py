@@ -23,7 +23,7 @@ Pixels = Float[Tensor, "b c h w"]
 Draw = Callable[[], Tensor]  # standard normal like the states, new at every call
 LatentRule = Callable[
     [Tensor, Levels, Levels, Tensor | None], Tensor
-]  # z from the state v that the network sees, t, s and the x0hat before
+]  # z from v, which the network sees, t, s and x0hat
 Latents = Float[Tensor, "T n *d"] | LatentRule | None
 
 
@@ -142,7 +142,8 @@ class Sampler(ABC):
     ) -> Trajectory:  # fmt: skip
         """Walk from x_T, or from x at `level`, to x_0.
 
-        latents: z_t at index t - 1, or a function of the state that the network sees, t, s and the x0hat before, such as an encoder.
+        latents: z_t at index t - 1, or a function of the state that the network sees, t, s and the xhat_0 of the step
+        before, such as an encoder.
         keep: about how many states to keep, evenly spread, first and last among them; None: all.
         """
         T = model.degradation.T

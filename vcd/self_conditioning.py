@@ -1,7 +1,7 @@
 """Self-conditioning: network and encoder read the xhat_0 of the step before (Chen et al. 2022, arXiv:2208.04202).
 
 The noise of a state hides what earlier steps have said in fine detail; their estimate does not, so latents need not say it
-again.
+again. Rollouts of VCD walk without it.
 """
 
 import torch

@@ -40,7 +40,8 @@ class UNet(nn.Module):
         self, *, size: int, channels: int, T: int, dim: int = 16, mults: Sequence[int | float] = (1, 2),
         attention: Sequence[int] = (1,), blocks: int = 1, dropout: float = 0.0, heads: int = 1, film: bool = True, patch: int = 1,
         injection: Callable[[Widths], Injection] | None = None, classes: int | None = None, context: int = 0,
-        shift: bool = False, fourier: Sequence[int] = (), residual: bool = False, outputs: int = 1, self_conditioning: bool = False,
+        shift: bool = False, fourier: Sequence[int] = (), residual: bool = False, outputs: int = 1,
+        self_conditioning: bool = False,
     ):  # fmt: skip
         super().__init__()
         coarsest(size, mults, patch)
