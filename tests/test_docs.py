@@ -209,7 +209,8 @@ def in_miniature(verb: str, given: list[str], folder: Path, otherwise: Path) -> 
         small += ["network.unet.mults=[1,2]"] if "model=autoencoder" in given else []
         named = [value for word in given for key, _, value in [word.partition("=")] if key == "model"]
         if all(set(value.split(",")) <= LATENT for value in named) and not any("stage1" in word for word in given):
-            small += [o for o in SHORT if o.startswith("prior")] + ["network.encoder.latent=4"]
+            small += [o for o in SHORT if o.startswith("prior")]
+            small += [] if "injection=spatial" in given else ["network.encoder.latent=4"]  # there it is maps * grid^2
     keys = {word.partition("=")[0] for word in small}
     return [word for word in given if word.partition("=")[0] not in keys] + small
 

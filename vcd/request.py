@@ -34,7 +34,7 @@ class Request:
     temperatures: list[float]
     variations: int
     weights: int
-    place: list[float] | None = None
+    place: list[int | float] | None = None
 
     def randomness(self, model: Variational, n: int, first: int = 0) -> PerImage:
         """Of n images."""
