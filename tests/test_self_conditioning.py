@@ -45,9 +45,8 @@ def test_every_step_reads_what_the_step_before_saw(build, monkeypatch, model):
     network, encoder = watched(monkeypatch, ours.network), watched(monkeypatch, ours.encoder)
     path = ours.sample(PerImage(0, range(3)))
     assert network[0] is None and len(network) == 4
-    for i, read in enumerate(
-        network[1:]
-    ):  # x0hat[i] is seen from levels[i + 1]; the step at level t reads that of t + 1
+    # x0hat[i] is seen from levels[i + 1]; the step at level t reads that of t + 1
+    for i, read in enumerate(network[1:]):
         torch.testing.assert_close(read, path.x0hat[3 - i], rtol=0, atol=0)
     network.clear()
     ours.encode_path(torch.rand(3, 1, 8, 8), PerImage(0, range(3)))

@@ -34,6 +34,13 @@ class Guess(nn.Module, ABC):
             raise UserError(f"guess.drop={drop} is a share of the images: it must lie between 0 and 1")
         self.drop, self.weight, self.level, self.tells_z = drop, weight, level, tells_z
 
+    def check(self, T: int, has_latents: bool) -> None:
+        """UserError where a model of T levels, with latents of its own or without, cannot refine it."""
+        if self.level is not None and not 1 <= self.level <= T:
+            raise UserError(f"guess.level={self.level}: refinement begins between 1 and T={T}, or null for x_T")
+        if self.tells_z and has_latents:
+            raise UserError("guess.tells_z=true: this model's network reads the z of every step; tell it xhat alone")
+
     @abstractmethod
     def draw(self, randomness: PerImage, temperature: float = 1.0) -> Code:
         """Codes of new images."""

@@ -77,7 +77,8 @@ class Diffusion(L.LightningModule, ABC):
         if not 0.0 <= unlabelled <= 1.0:
             raise UserError(f"model.unlabelled={unlabelled} is a share of the images: it must lie between 0 and 1")
         self.unlabelled = unlabelled
-        self._check_guess()
+        if guess is not None:
+            guess.check(degradation.T, self.has_latents)
         if self.self_conditioning:
             self_conditioning.check(type(self).__name__.lower(), self.has_latents, sampler, degradation.T)
         if self.space.shape not in (None, self.start.shape):
@@ -111,15 +112,6 @@ class Diffusion(L.LightningModule, ABC):
                 f"ckpt={checkpoint_path} holds a {type(model).__name__}, not a {cls.__name__}: take vcd.load"
             )
         return model
-
-    def _check_guess(self) -> None:
-        if self.guess is None:
-            return
-        level, T = self.guess.level, self.degradation.T
-        if level is not None and not 1 <= level <= T:
-            raise UserError(f"guess.level={level}: refinement begins between 1 and T={T}, or null for x_T")
-        if self.guess.tells_z and self.has_latents:
-            raise UserError("guess.tells_z=true: this model's network reads the z of every step; tell it xhat alone")
 
     @property
     def image_shape(self) -> tuple[int, ...]:
