@@ -5,11 +5,12 @@
 #   bash scripts/matrix.sh                one of them, by the day of the year
 #   bash scripts/matrix.sh 3.13 oldest    this one; oldest or newest
 #
-# Where that Python is not on this machine, or the packages are not to be had, it says so and ends well.
+# Where that Python is not on this machine, the disk has no room or the packages are not to be had, it says so and ends well.
 set -euo pipefail
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
 cd "$root"
 
+ROOM=13 # GB: 7.5 of packages, 4 of wheels as they are unpacked, and some to spare
 pairs=("3.12 newest" "3.13 oldest" "3.11 oldest" "3.13 newest" "3.12 oldest" "3.11 newest")
 read -r version torch <<<"${1:+$1 ${2:-newest}}"
 [ -n "${version:-}" ] || read -r version torch <<<"${pairs[10#$(date +%j) % ${#pairs[@]}]}"
@@ -27,19 +28,22 @@ find_python() {
 }
 python="$(find_python)" || { echo "skipped: no Python $version is on this machine (matrix: Python $version, $torch torch)"; exit; }
 
+free="$(df -Pk . | awk 'NR == 2 { print int($4 / 1e6) }')" # GB
+[ "$free" -ge "$ROOM" ] || { echo "skipped: $free GB of disk are free, and Python $version with the $torch torch takes $ROOM GB while it is installed"; exit; }
+
 constraint=() lowest="$(sed -n 's/^ *"torch>=\([0-9.]*\),.*/\1/p' pyproject.toml)"
 [ "$torch" = newest ] || constraint=("torch==$lowest.*")
 mkdir -p .tools
 work="$(mktemp -d "$root/.tools/matrix.XXXXXX")"
 trap 'rm -rf "$work"' EXIT
-echo "Python $version with the $torch torch: installing (about two minutes, 6 GB that are deleted again)"
+echo "Python $version with the $torch torch: installing (about two minutes, $ROOM GB of disk that are free again afterwards)"
 "$python" -m venv "$work/venv"
-if ! TMPDIR="$work" "$work/venv/bin/python" -m pip install -qq --no-compile --no-cache-dir --disable-pip-version-check . \
-    ${constraint[@]+"${constraint[@]}"} pytest pytest-timeout beartype >"$work/log" 2>&1; then
-    grep -iE 'error|no matching' "$work/log" | tail -n 3
-    # a package that does not build or resolve is a failure; a network that is not there is none
-    if grep -qiE 'connection|timed out|temporary failure|network is unreachable' "$work/log"; then
-        echo "skipped: the packages cannot be had here"
+if ! log="$(TMPDIR="$work" "$work/venv/bin/python" -m pip install -qq --no-compile --no-cache-dir --disable-pip-version-check . \
+    ${constraint[@]+"${constraint[@]}"} pytest pytest-timeout beartype 2>&1)"; then
+    grep -iE 'error|no matching' <<<"$log" | tail -n 3 || true
+    # a package that does not build or resolve is a failure; no network, or a disk that was filled meanwhile, is none
+    if grep -qiE 'connection|timed out|temporary failure|network is unreachable|no space left' <<<"$log"; then
+        echo "skipped: the packages cannot be had here, or the disk is full"
         exit
     fi
     exit 1
