@@ -85,7 +85,7 @@ def test_help_lists_choices_of_ones_own(here, tmp_path):
         ("train", ["dataset.heat.sigma_max=3"], "dataset.heat.sigma_max is now called ihd.sigma_max"),
         ("train", ["model=_parts"], "model=_parts is only a part of others; choose from: autoencoder, bansal, ddpm"),
         ("train", ["network=_base"], "network=_base is only a part of others; choose from: afhq"),
-        ("train", ["model=null"], "the option of a group is a name, such as model=vcd"),
+        ("train", ["model=vwd", "logger=null"], "logger=null: the option of a group is a name; choose from: both, csv"),
         ("train", ["optimizer.lr=${nope}"], "optimizer.lr refers to a key that is not there"),
         ("train", ["experiment=compare_mnist_cpu"], "vcd.train has no keys common, evaluate, out, processes, train: is the "
          "experiment one of vcd.compare?"),

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,8 +40,8 @@ def explain(error: BaseException | None, config_name: str) -> str | None:
         return _no_key(match[1] or match[2], config_name)
     if any(isinstance(link, MemoryError) for link in chain) or (match := MEMORY.search(text)):
         return f"this does not fit into memory ({match[0] if match else 'MemoryError'}): take a smaller batch_size, T or network"
-    if match := re.search(r"Config group override must be a string or a list.*", text):
-        return f"the option of a group is a name, such as model=vcd ({match[0]})"
+    if "Config group override must be a string or a list" in text:
+        return _no_name(sys.argv[1:])
     for link in chain:
         if isinstance(link, OSError) and not isinstance(link, HydraException) and link.filename is not None:
             return f"{link.filename} cannot be read or written ({link.strerror})"
@@ -58,6 +59,15 @@ def _no_option(path: str, options: list[str]) -> str:
     offered = [name for name in options if not help.part(name)]
     near = difflib.get_close_matches(option, offered, n=3, cutoff=0.5)
     return f"'{option}' is not a choice of {group}{_meant(near)}; choose from: {', '.join(offered)}"
+
+
+def _no_name(overrides: list[str]) -> str:
+    """Of the first of them that gives a group something else than the name of an option."""
+    for group, _, option in (override.lstrip("+").partition("=") for override in overrides):
+        offered = help.options(group) if group else []
+        if offered and option not in offered:
+            return f"{group}={option}: the option of a group is a name; choose from: {', '.join(offered)}"
+    return "the option of a group is a name, such as model=vcd"
 
 
 def _missing(package: str) -> str:
