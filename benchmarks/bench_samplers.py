@@ -23,7 +23,6 @@ from vcd import checkpoints
 from vcd.cli import CONF
 from vcd.errors import UserError
 from vcd.files import write_text
-from vcd.identity import register_resolvers
 from vcd.metrics.cached import cached
 from vcd.metrics.evaluation import some
 from vcd.metrics.families.distribution import frechet
@@ -32,6 +31,7 @@ from vcd.models.base import Diffusion
 from vcd.predictions import gaussian
 from vcd.quiet import quiet
 from vcd.randomness import PerImage
+from vcd.resolvers import register_resolvers
 
 MODELS = {
     "DDPM eps": ["model=ddpm", "prediction=eps"],

@@ -10,8 +10,8 @@ from vcd import training
 from vcd.cli import CONF
 from vcd.data.base import ImageData, Images, Split
 from vcd.data.datamodule import DegradationDataModule
-from vcd.identity import register_resolvers
 from vcd.models.base import Diffusion
+from vcd.resolvers import register_resolvers
 
 SIZES = {  # what makes a run of this size; models as published bring their own keys
     "tiny": ["dataset=digits"],

@@ -12,8 +12,8 @@ from vcd import training
 from vcd.batch import Degraded
 from vcd.callbacks.compiled import compile_in_place
 from vcd.cli import CONF
-from vcd.identity import register_resolvers
 from vcd.models.base import Diffusion
+from vcd.resolvers import register_resolvers
 
 SETTINGS = [
     "model=vcd", "degradation=black_blur", "T=6", "perturbation.p=0.1", "perturbation.true_share=0.0",

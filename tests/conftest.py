@@ -84,7 +84,7 @@ def composition(*overrides: str, config: str | None = "train") -> DictConfig:
 @pytest.fixture(scope="session")
 def compose():
     """compose("key=value", ..., config="train"): a config, as from the command line."""
-    from vcd.identity import register_resolvers
+    from vcd.resolvers import register_resolvers
 
     register_resolvers()
     return composition

@@ -20,8 +20,8 @@ from vcd.degradations.base import Degradation
 from vcd.degradations.gaussian import GaussianDegradation, Noisy
 from vcd.degradations.soft import Soft
 from vcd.errors import UserError
-from vcd.identity import register_resolvers
 from vcd.models.base import Diffusion
+from vcd.resolvers import register_resolvers
 
 YAMLS = sorted(CONF.rglob("*.yaml"))
 ENTRIES = [path.stem for path in YAMLS if path.parent == CONF]

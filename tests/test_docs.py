@@ -156,7 +156,7 @@ def test_every_command_composes(page, tmp_path, monkeypatch):
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from vcd.identity import register_resolvers
+    from vcd.resolvers import register_resolvers
 
     register_resolvers()
     for block in blocks(page):

@@ -62,7 +62,7 @@ LAYERS = [
         "tracking",
     ],
     ["metrics", "callbacks", "hardware", "request", "tasks"],
-    ["stages", "sharing", "schedulers"],
+    ["stages", "sharing", "schedulers", "resolvers"],
     ["sweeps", "comparison", "training"],
     ["api"],
     [

@@ -108,3 +108,23 @@ def test_it_is_refused_where_no_step_sees_the_clean_image(compose, overrides, se
     with pytest.raises(Exception, match="self_conditioning=true") as caught:
         training.build(compose(*TINY, *overrides, ON))
     assert sentence in str(caught.value) and (isinstance(caught.value, UserError) or caught.value.__cause__ is not None)
+
+
+@pytest.mark.parametrize(("overrides", "on"), [
+    (["model=vcd", "dataset=cifar10"], True),
+    (["model=vcd", "dataset=cifar10", "sampler.steps=4"], True),
+    (["model=vwd", "dataset=cifar10"], False),
+    (["model=vwd", "dataset=cifar10", "network.unet.self_conditioning=true"], True),
+    (["model=vcd", "dataset=mnist"], False),
+    (["model=vcd", "dataset=cifar10", "network.unet.self_conditioning=false"], False),
+    (["model=vcd", "dataset=cifar10", "degradation=black_blur"], False),
+    (["model=vcd", "dataset=cifar10", "prediction=xt"], False),
+    (["model=vcd", "dataset=cifar10", "experiment=hot"], False),
+    (["model=ddpm", "dataset=cifar10"], False),
+    (["model=bansal", "dataset=cifar10", "degradation=warm"], False),
+    (["experiment=vcd_cifar10"], False),
+])  # fmt: skip
+def test_in_colour_it_is_the_default_of_warm_vcd(compose, overrides, on):
+    cfg = compose(*overrides, "network.unet.dim=8", "network.encoder.latent=4", "run_dir=nowhere")
+    assert (cfg.model.network.self_conditioning, cfg.network.encoder.self_conditioning) == (on, on)
+    assert training.build(cfg).self_conditioning is on

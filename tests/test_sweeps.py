@@ -22,7 +22,8 @@ from test_train import SABOTAGE, WARM, kill, one_sentence, only_run
 from vcd.cli import CONF
 from vcd.errors import UserError
 from vcd.files import read_steps
-from vcd.identity import digest, register_resolvers
+from vcd.identity import digest
+from vcd.resolvers import register_resolvers
 from vcd.runs import RunFolder
 from vcd.sweeps import table
 from vcd.sweeps.compositions import Compositions

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -101,17 +101,6 @@ def name(*, _root_: DictConfig) -> str:
     choices = OmegaConf.select(whole, "hydra.runtime.choices") if whole is not None else None
     names = [choices[group] for group in ("dataset", "model", "degradation")] if choices else []
     return "-".join([*names, of(_root_)])
-
-
-def latents(maps: int, size: int, mults: Sequence[int | float]) -> int:
-    """`${latents:maps,size,mults}`: how many numbers a convolutional latent has."""
-    return maps * (size // 2 ** (len(mults) - 1)) ** 2
-
-
-def register_resolvers() -> None:
-    """Make `${identity:}` and `${latents:}` known; called by entry points before Hydra reads the config."""
-    OmegaConf.register_new_resolver("identity", name, replace=True)
-    OmegaConf.register_new_resolver("latents", latents, replace=True)
 
 
 def stored(folder: Path) -> str | None:

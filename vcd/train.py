@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vcd import stages
 from vcd.cli import entry, explain
-from vcd.identity import register_resolvers
+from vcd.resolvers import register_resolvers
 from vcd.runs import RunFolder
 from vcd.signals import Listener, told
 
