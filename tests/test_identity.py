@@ -173,7 +173,10 @@ def test_an_old_run_that_cannot_be_read_is_not_in_the_way(old_run, new_run):
 def test_a_folder_that_was_named_by_hand_is_known_by_its_config(old_run, compose):
     folder = old_run(COMMAND, "mine")
     assert stages.ready(compose(*COMMAND.split(), f"run_dir={folder}")).claim().path == folder
-    with pytest.raises(UserError, match="belongs to another configuration"):
+    with pytest.raises(UserError, match=r"belongs to another configuration \(model.beta is 0.02 there, here 7\)"):
+        stages.ready(compose(*COMMAND.split(), "model.beta=7", f"run_dir={folder}")).claim()
+    (folder / "config.yaml").unlink()  # what differs cannot be said, and that it does is known
+    with pytest.raises(UserError, match=r"\([0-9a-f]{8}-seed0, this one is [0-9a-f]{8}-seed0\)"):
         stages.ready(compose(*COMMAND.split(), "model.beta=7", f"run_dir={folder}")).claim()
 
 

@@ -106,14 +106,21 @@ main()
 @pytest.mark.long
 @pytest.mark.parametrize("name", UNFINISHED)
 def test_an_unfinished_run_goes_on_to_the_same_weights(tmp_path, name):
-    """By the very command that began it, in the folder that it left."""
+    """By the command that began it, in the folder that it left; what was the default of degradation is named."""
     folder = tmp_path / "runs" / name
     shutil.copytree(HERE / name, folder)
     unpack(folder / "last.ckpt.xz", folder / "last.ckpt")
     arguments = json.loads((folder / "status.json").read_text())["command"]
     environment = {**os.environ, "PYTHONPATH": str(CONF.parent)}
-    line = [sys.executable, "-c", AS_0_1, *arguments]
-    process = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+
+    def run(*more):
+        line = [sys.executable, "-c", AS_0_1, *arguments, *more]
+        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+
+    process = run()
+    if name == "vcd_unfinished":
+        assert process.returncode == 1 and "degradation._target_ is Compose there, here Soft" in process.stderr
+        process = run("degradation=black_blur")
     assert process.returncode == 0, process.stderr
     assert "resuming at step 1" in process.stdout
     end = torch.load(folder / "last.ckpt", weights_only=True)

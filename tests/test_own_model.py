@@ -106,7 +106,7 @@ def test_a_model_of_ones_own_edits_nothing(own, name, latents, bound):
     assert all({"data", "test", "images", "seed", "levels"} <= number["protocol"].keys() for number in found.values())
     assert document["subject"]["model"] == name.capitalize()
     ways = {key.partition("_")[2] for key in document["metrics"] if key.startswith("psnr_")}
-    assert ways == ({"prior", "posterior"} if latents else {"sequential", "one_step"})
+    assert ways == {"degraded", "algorithm_1", "algorithm_2", "direct", *(["posterior"] if latents else [])}
     assert ("naive" in document["curves"]) == (not latents)
 
     steered = own("control", *ckpt, "task=exchange", "n=2")

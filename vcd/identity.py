@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,15 @@ def incidental(key: str) -> bool:
 
 def digest(config: DictConfig | Mapping[str, Any]) -> str:
     """Eight hexadecimal digits of every value that changes the outcome, but the seed."""
+    return hashlib.sha256(json.dumps(_counted(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _counted(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Every value that changes the outcome, but the seed."""
     cfg = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
     nodes = {key: node for key in TRAINED if (node := OmegaConf.select(cfg, key)) is not None}
     plain = {key: OmegaConf.to_container(n, resolve=True) if OmegaConf.is_config(n) else n for key, n in nodes.items()}
-    return hashlib.sha256(json.dumps(_values(plain), sort_keys=True).encode()).hexdigest()[:8]
+    return _values(plain)
 
 
 def _values(node: Any, key: str = "") -> Any:
@@ -112,9 +117,33 @@ def stored(folder: Path) -> str | None:
         return None
 
 
+def differences(folder: Path, config: DictConfig) -> list[str]:
+    """What counts in `config` and is another in the config.yaml of `folder`: "model.beta is 7 there, here 0.02"."""
+    there, here = (dict(_leaves({"seed": c["seed"]} | _counted(c))) for c in (_read(folder / "config.yaml"), config))
+    return [
+        f"{key} is {there.get(key, 'not')} there, here {here.get(key, 'not')}"
+        for key in sorted(here | there, key=lambda key: key.count("."))  # what was chosen before what follows from it
+        if there.get(key) != here.get(key)
+    ]
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The values below a node, by dotted key."""
+    if isinstance(node, dict):
+        for name, child in node.items():
+            yield from _leaves(child, f"{key}.{name}".lstrip("."))
+    else:
+        yield key, node
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A config.yaml as today's version would have written it."""
+    return migrate_config(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
+
+
 @functools.lru_cache(maxsize=4096)
 def _stored(path: Path, written: int) -> str | None:
     try:
-        return of(migrate_config(OmegaConf.to_container(OmegaConf.load(path))))  # type: ignore[arg-type]
+        return of(_read(path))
     except Exception:  # damaged, or not a config of ours: whatever that makes of it
         return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from vcd import __version__, files, identity
 from vcd.errors import UserError
@@ -32,10 +33,11 @@ class RunFolder:
     """config.yaml, status.json, last.ckpt, metrics.csv and pictures of one run.
 
     run_dir: its folder, unless an earlier version of vcd began the run in one beside it. identity: that of its config.
+    config: the config itself, so that a folder of another one can be told what differs.
     """
 
-    def __init__(self, *, run_dir: str, identity: str):
-        self.identity = identity
+    def __init__(self, *, run_dir: str, identity: str, config: DictConfig | None = None):
+        self.identity, self.config = identity, config
         self.path = home(Path(run_dir).resolve(), identity)
         self.last = self.path / "last.ckpt"
         self._status = self.path / "status.json"
@@ -65,11 +67,19 @@ class RunFolder:
             raise UserError(f"run_dir={self.path} is a file: choose another run_dir")
         if found is not None:
             raise UserError(
-                f"run_dir={self.path} belongs to another configuration ({found}, this one is {self.identity}; "
-                "compare its config.yaml): choose another run_dir"
+                f"run_dir={self.path} belongs to another configuration ({self._differs(found)}): choose another run_dir"
             )
         if any(not any(entry.match(pattern) for pattern in LEFT) for entry in self.path.iterdir()):
             raise UserError(f"run_dir={self.path} holds other files, and no run of vcd: choose another run_dir")
+
+    def _differs(self, found: str) -> str:
+        """In what this configuration is another than that of the folder: the first three keys."""
+        try:
+            differs = [] if self.config is None else identity.differences(self.path, self.config)
+        except Exception:  # its config.yaml is damaged, or gone
+            differs = []
+        more = f", and {len(differs) - 3} more in its config.yaml" if len(differs) > 3 else ""
+        return "; ".join(differs[:3]) + more if differs else f"{found}, this one is {self.identity}"
 
     def open(self, config: str) -> "RunFolder":
         """The folder, with its config.yaml, which holds `config`, and its status.json."""

@@ -51,7 +51,7 @@ def ready(cfg: DictConfig, *, trains: bool = True) -> RunFolder:
             )
         cfg.space.channels, cfg.space.size = shape[:2]
     named = cfg.run_dir
-    run = RunFolder(run_dir=named, identity=identity.of(cfg))
+    run = RunFolder(run_dir=named, identity=identity.of(cfg), config=cfg)
     elsewhere = run.path != Path(named).resolve()
     cfg.run_dir = os.path.join(os.path.dirname(named), run.path.name) if elsewhere else named
     return run

@@ -27,11 +27,13 @@ from vcd.errors import NotFinite
 from vcd.loggers import CSVMetrics
 from vcd.models.base import REPORT, Diffusion
 from vcd.quiet import quiet
+from vcd.resolvers import register_resolvers
 from vcd.runs import RunFolder
 from vcd.signals import Listener
 from vcd.tracking import Tracker
 
 log = logging.getLogger("vcd")
+register_resolvers()  # a config may reach `build` without vcd.train, in a process that was spawned, or composed by hand
 
 
 def train(cfg: DictConfig, run: RunFolder, listener: Listener) -> None:
