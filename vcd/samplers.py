@@ -21,9 +21,8 @@ from vcd.schedules import Number
 
 Pixels = Float[Tensor, "b c h w"]
 Draw = Callable[[], Tensor]  # standard normal like the states, new at every call
-LatentRule = Callable[
-    [Tensor, Levels, Levels, Tensor | None], Tensor
-]  # z from v, which the network sees, t, s and x0hat
+# z from the state v that the network sees, t, s and the xhat_0 of the step before
+LatentRule = Callable[[Tensor, Levels, Levels, Tensor | None], Tensor]
 Latents = Float[Tensor, "T n *d"] | LatentRule | None
 
 
